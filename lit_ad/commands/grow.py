@@ -13,6 +13,7 @@ from tabulate import tabulate
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.counts import format_count
+from lit_ad.data.loading import NEW_IMAGES
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.table import Table
 from lit_ad.data.splits import Split, Splits, list_splits
@@ -167,11 +168,12 @@ def _train(run: Path, home: Path, growth: Growth, steps: int) -> None:
         "checkpoint.dirpath": None,
         "ckpt_path": str(run / _LAST),
     }
-    token = CALLER_TELLS.set(True)
+    tokens = {variable: variable.set(True) for variable in (CALLER_TELLS, NEW_IMAGES)}
     try:
         fit(run / CONFIG, keys=keys)
     finally:
-        CALLER_TELLS.reset(token)
+        for variable, token in tokens.items():
+            variable.reset(token)
 
 
 def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any) -> int:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -24,6 +25,10 @@ from lit_ad.features.dataset import Items
 from lit_ad.image.view import View
 from lit_ad.machine import cores
 from lit_ad.threads import Pool
+
+# True if the calling command (such as `lit-ad grow`) has changed the training images. A training that resumes within an
+# epoch then leaves out the rest of that epoch, and goes on with the next one.
+NEW_IMAGES: ContextVar[bool] = ContextVar("NEW_IMAGES", default=False)
 
 
 @dataclass(frozen=True)
@@ -203,10 +208,14 @@ class TrainLoader(DataLoader[Batch]):
         return {"epoch": int(self.sampler.shared_epoch), "batches": self.given, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume after the batches of the checkpoint. Raises UserError if the present settings give another order."""
+        """Resume after the batches of the checkpoint. Raises UserError if the present settings give another order, unless
+        `NEW_IMAGES` is true."""
         if not state or not isinstance(self.sampler, Shuffle):
             return
         self.sampler.epoch = self.sampler.resumed = state["epoch"]
+        if NEW_IMAGES.get():
+            self.start = len(self)
+            return
         self.start, then = state["batches"], state["order"]
         changed = [
             f"{name} {then[name]}, not {value}"

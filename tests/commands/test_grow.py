@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from lit_ad.checkpoint import read_checkpoint
 from lit_ad.commands.grow import grow
 from lit_ad.commands.journal import journal
 from lit_ad.deploy.journal import Journal
@@ -24,12 +25,12 @@ from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 
 
-def line(folder: Path, detector: Detector, images: Path) -> None:
+def line(folder: Path, detector: Detector, images: Path, light: float = 0.6) -> None:
     """A journal of darker images, all good but the defects, labelled as they are."""
     with Journal(folder, detector, JournalSettings(sample=1), "line") as kept:
         paths = sorted(images.rglob("t*/good/*.png")) + sorted(images.rglob("test/square/*.png"))
         for path in paths:
-            pixels = (np.asarray(Image.open(path)) * 0.6).astype(np.uint8)
+            pixels = (np.asarray(Image.open(path)) * light).astype(np.uint8)
             kept.record(detector(pixels), 0.1, str(path))
     labels = Labels(folder, 0.05)
     for _, row in JournalFile(folder, alone=False).rows():
@@ -66,7 +67,12 @@ def test_a_run_grows_and_goes_back(
     journal(folder)
     told = capsys.readouterr().out
     assert "version 1: back from version 2" in told and "wrong verdicts" in told
-    grow(folder / "detectors/2", folder, steps=4, ship_worse=True)  # from a version that was grown
+    last = read_checkpoint(folder / "detectors/2/checkpoints/last.ckpt")
+    (state,) = last["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert state["batches"] * 4 < state["order"]["items"]  # within an epoch
+    line(folder, back, images, 0.5)
+    grow(folder / "detectors/2", folder, steps=4, ship_worse=True)  # from a version that was grown, with new images
+    assert read_checkpoint(folder / "detectors/3/checkpoints/last.ckpt")["global_step"] == last["global_step"] + 4
     told = capsys.readouterr().out
     assert f"compared with version 1, which is shipped, not with {folder / 'detectors/2'}" in told
     versions = Versions(JournalFile(folder, alone=False)).all()
