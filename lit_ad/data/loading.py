@@ -208,8 +208,8 @@ class TrainLoader(DataLoader[Batch]):
         return {"epoch": int(self.sampler.shared_epoch), "batches": self.given, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume after the batches of the checkpoint. Raises UserError if the present settings give another order, unless
-        `NEW_IMAGES` is true."""
+        """Resume after the batches of the checkpoint, or with the next epoch if `NEW_IMAGES` is true. Raises UserError
+        if the present settings give another order."""
         if not state or not isinstance(self.sampler, Shuffle):
             return
         self.sampler.epoch = self.sampler.resumed = state["epoch"]

@@ -212,10 +212,9 @@ def magnify_window(image: Pixels, window: Box, original: Size, size: Size) -> Pi
     """Return a window of the original (H0, W0) at `size`, taken from the image (h, w, 3), which is the original
     resized."""
     scale = [image.shape[axis] / original[axis] for axis in (0, 1)]
-    steps = [(window[axis + 2] - window[axis]) * scale[axis] / size[axis] for axis in (0, 1)]
-    place = (steps[1], 0, window[1] * scale[1], 0, steps[0], window[0] * scale[0])
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.transform(size[::-1], Image.Transform.AFFINE, place, Image.Resampling.BILINEAR))
+    top, left, bottom, right = (edge * scale[i % 2] for i, edge in enumerate(window))
+    method = Image.Resampling.BILINEAR  # faster than Image.transform
+    return np.asarray(Image.fromarray(image).resize(size[::-1], method, (left, top, right, bottom)))
 
 
 def draw_colour_bar(height: int, low: float, high: float, threshold: float | None) -> Pixels:
