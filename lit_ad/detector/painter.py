@@ -3,6 +3,7 @@
 NumPy and Pillow only.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,6 +218,7 @@ def magnify_window(image: Pixels, window: Box, original: Size, size: Size) -> Pi
     return np.asarray(Image.fromarray(image).resize(size[::-1], method, (left, top, right, bottom)))
 
 
+@lru_cache(8)  # all pictures of a category have the same bar
 def draw_colour_bar(height: int, low: float, high: float, threshold: float | None) -> Pixels:
     """Return a bar of the colours from `low` at the bottom to `high` at the top, with a line at the threshold:
     (height, w, 3)."""
