@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.detector.regions import Region
-from lit_ad.image.view import Box
 
+Box = tuple[int, int, int, int]  # top, left, bottom, right, as `Region.box`
 Format = Literal["csv", "json", "coco", "labelme"]
 LABEL = "anomalous"  # the label of every region in COCO and labelme
 COLUMNS = (

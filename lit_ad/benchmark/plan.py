@@ -2,20 +2,57 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lit_ad.benchmark.tables import Cell, Published
+from lit_ad.benchmark.cell import is_finished
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
 
+Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
+FINISHED = "finished"
 # The largest number of folds for shots. 2, 4, 8 or 16 images divide into folds of equal size, and equal folds give a
 # stronger guarantee.
 _MOST_FOLDS = 4
+
+
+@dataclass
+class Cell:
+    """A cell of a benchmark: a method, a task, a seed, and the directory of their run."""
+
+    home: Path
+    method: str
+    task: str
+    seed: int
+    arguments: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}/{self.task}/seed-{self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return is_finished(self.home)
+
+    def state(self) -> str:
+        """Return "finished", or why the cell is not."""
+        if self.finished:
+            return FINISHED
+        with suppress(FileNotFoundError):  # the cell did not die, or another process has just started it again
+            return f"died, {(self.home / 'died.txt').read_text(encoding='utf-8').strip()} (see {self.home / 'log.txt'})"
+        if (self.home / "checkpoints" / "last.ckpt").is_file():
+            return "started, not finished"
+        return "not finished" if (self.home / "log.txt").is_file() else "not started"
+
+    def cost(self) -> dict[str, Any]:
+        """Read HOME/cost.json: time and memory of a finished cell."""
+        cost: dict[str, Any] = json.loads((self.home / "cost.json").read_text(encoding="utf-8"))
+        return cost
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from filelock import FileLock
 
 from lit_ad.benchmark.cell import BUSY
-from lit_ad.benchmark.plan import Budget
-from lit_ad.benchmark.tables import Cell, Published, write_tables
+from lit_ad.benchmark.plan import Budget, Cell, Published
+from lit_ad.benchmark.tables import write_tables
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError, describe_exit
 from lit_ad.files import atomic_write, explain_write_errors

@@ -7,7 +7,6 @@ of some seed have finished. Missing values are listed with the reason.
 import csv
 import json
 import math
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,52 +15,16 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from lit_ad.benchmark.cell import is_finished
 from lit_ad.benchmark.false_alarms import describe_false_alarms
+from lit_ad.benchmark.plan import FINISHED, Cell, Published
 from lit_ad.benchmark.statistics import Comparison, compare, compute_auroc_interval
 from lit_ad.counts import format_count
 from lit_ad.evaluation.results import MEAN, POOLED, Results, Row, without_nan
 from lit_ad.files import atomic_write
 from lit_ad.names import open_table
 
-Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
-_FINISHED = "finished"
 ALL = "**mean**"  # name of the row of means: bold, so that it differs from a task called mean
 _COST = ("seconds", "memory_mib", "gpu_memory_mib", "attempts", "device")
-
-
-@dataclass
-class Cell:
-    """A cell of a benchmark: a method, a task, a seed, and the directory of their run."""
-
-    home: Path
-    method: str
-    task: str
-    seed: int
-    arguments: list[str]
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}/{self.task}/seed-{self.seed}"
-
-    @property
-    def finished(self) -> bool:
-        return is_finished(self.home)
-
-    def state(self) -> str:
-        """Return "finished", or why the cell is not."""
-        if self.finished:
-            return _FINISHED
-        with suppress(FileNotFoundError):  # the cell did not die, or another process has just started it again
-            return f"died, {(self.home / 'died.txt').read_text(encoding='utf-8').strip()} (see {self.home / 'log.txt'})"
-        if (self.home / "checkpoints" / "last.ckpt").is_file():
-            return "started, not finished"
-        return "not finished" if (self.home / "log.txt").is_file() else "not started"
-
-    def cost(self) -> dict[str, Any]:
-        """Read HOME/cost.json: time and memory of a finished cell."""
-        cost: dict[str, Any] = json.loads((self.home / "cost.json").read_text(encoding="utf-8"))
-        return cost
 
 
 @dataclass
@@ -78,7 +41,7 @@ class Value:
 def write_tables(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:
     """Write the four files from the finished cells of all processes."""
     states = {cell.name: cell.state() for cell in cells}  # read once, because another cell may end meanwhile
-    finished = [cell for cell in cells if states[cell.name] == _FINISHED]
+    finished = [cell for cell in cells if states[cell.name] == FINISHED]
     results = {cell.name: Results.load(cell.home / "metrics.json") for cell in finished}
     costs = {cell.name: cell.cost() for cell in finished}
     rows = {name: row_of(result) for name, result in results.items()}
@@ -87,7 +50,7 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
     shown = [*metrics, *(part for part in parts if part not in metrics)]
     summary = {metric: _summarise(cells, results, rows, metric) for metric in shown}
     comparisons = {metric: _compare_methods(cells, summary[metric]) for metric in shown}
-    missing = {name: state for name, state in states.items() if state != _FINISHED}
+    missing = {name: state for name, state in states.items() if state != FINISHED}
     for metric in metrics:  # only some methods have the other metrics
         for cell in finished:
             if math.isnan(rows[cell.name].get(metric, math.nan)):

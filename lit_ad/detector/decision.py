@@ -180,12 +180,7 @@ class Decision:
         if not pixels:
             return replace(self, by_hand={**self.by_hand, **changed})
         for key in changed:
-            medians = select_category(self.medians, key or POOLED)
-            if len(medians) and threshold <= np.median(medians):
-                raise UserError(
-                    f"a pixel threshold of {threshold:g} is no higher than the median {np.median(medians):.6g} of "
-                    "nominal pixels, so that half of a nominal image would be anomalous: give a higher one"
-                )
+            self.pixel_decision.check_threshold(threshold, key or POOLED)
         return replace(self, pixels_by_hand={**self.pixels_by_hand, **changed})
 
     def without_threshold(self, category: str | None = POOLED) -> "Decision":

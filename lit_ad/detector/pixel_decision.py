@@ -109,6 +109,15 @@ class PixelDecision:
                     f"pixels{place}, so that a region would grow over half of a nominal image: give a higher one"
                 )
 
+    def check_threshold(self, threshold: float, category: str | None) -> None:
+        """Raise UserError if a threshold set by hand is no higher than the median of a category's nominal pixels."""
+        medians = select_category(self.medians, category)
+        if len(medians) and threshold <= np.median(medians):
+            raise UserError(
+                f"a pixel threshold of {threshold:g} is no higher than the median {np.median(medians):.6g} of nominal "
+                "pixels, so that half of a nominal image would be anomalous: give a higher one"
+            )
+
     @property
     def rate(self) -> float:
         """The rate of nominal pixels that the user asked for."""

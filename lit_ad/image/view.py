@@ -203,12 +203,8 @@ class View:
             canvas = (self.crop, self.crop)
         top, left = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
         seen = image[max(-top, 0) : canvas[0] - top, max(-left, 0) : canvas[1] - left]
-        return pad_by_reflection(seen, canvas, max(top, 0), max(left, 0)), (
-            top,
-            left,
-            top + content[0],
-            left + content[1],
-        )
+        box = (top, left, top + content[0], left + content[1])
+        return pad_by_reflection(seen, canvas, max(top, 0), max(left, 0)), box
 
     def check_size(self, size: Size) -> None:
         """Raise UserError if an image of this (height, width) is too small or too thin to be judged."""

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ad.checkpoint import CheckpointFile
 from lit_ad.data import AnomalyDataModule, Images
+from lit_ad.detector.run_files import find_run
 from lit_ad.distributed import is_lost_connection
 from lit_ad.errors import UserError, check_number
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
@@ -30,20 +31,19 @@ from lit_ad.lightning_cli.run_words import expand_run
 from lit_ad.lightning_cli.save_config import SaveConfig
 from lit_ad.lightning_cli.settings import (
     check_data_root,
-    check_epochs_left,
-    check_lengths,
+    check_fit,
     check_model_and_images,
     check_seed,
     make_paths_absolute,
-    skip_sanity_check,
-    stop_after_validation,
+    set_loggers,
+    set_validations,
     wants_progress,
 )
 from lit_ad.machine import keep_memory
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.best_checkpoint import BestCheckpoint
-from lit_ad.training.loggers import Dashboards, configure_logger, open_loggers
+from lit_ad.training.loggers import Dashboards, open_loggers
 from lit_ad.training.progress import Progress
 from lit_ad.training.run_directory import RunDirectory, find_test_directory
 from lit_ad.training.watch import KILL
@@ -65,8 +65,7 @@ class AnomalyCLI(LightningCLI):
             super().__init__(*args, **kwargs)
         finally:
             if self.directory is not None:
-                trainer = getattr(self, "trainer", None)
-                self.directory.leave(begun=trainer is not None and trainer.global_step > 0)
+                self.directory.leave(begun=hasattr(self, "trainer") and self.trainer.global_step > 0)
 
     def run_again(self, config: Namespace) -> Self:
         """Run this command with another configuration, and return the new object."""
@@ -148,12 +147,10 @@ class AnomalyCLI(LightningCLI):
         if config.trainer.enable_model_summary is None:
             config.trainer.enable_model_summary = False  # Progress says in one line what is trained
         if self.subcommand == "fit":
-            check_lengths(config)
-            check_epochs_left(config)
+            check_fit(config)
             if config.data.split.folds is not None:
                 fix_length(config)
-            skip_sanity_check(config.trainer)
-            stop_after_validation(config.trainer)
+            set_validations(config.trainer)
         else:
             check_model_and_images(str(self.subcommand), config)
         home = self._choose_directory(config)
@@ -161,12 +158,7 @@ class AnomalyCLI(LightningCLI):
         if place != home:
             self.directory = RunDirectory(place)
         config.trainer.default_root_dir = str(place)
-        if config.dashboards:
-            if config.trainer.logger not in (None, True):
-                raise UserError("dashboards and trainer.logger both set the loggers: give one of them")
-            config.trainer.logger = [configure_logger(name, home) for name in config.dashboards]
-        elif config.trainer.logger is None:
-            config.trainer.logger = False  # Lightning's default would leave lightning_logs/version_N beside the run
+        set_loggers(config, home)
         config.weights_only = True  # CheckpointFile reads nothing else
         if self.subcommand == "predict":
             config.return_predictions = False  # they would keep the maps of all images in memory
@@ -180,9 +172,7 @@ class AnomalyCLI(LightningCLI):
         Raises:
             UserError: A new fit was given the directory of another run.
         """
-        checkpoint = Path(config.ckpt_path or "")
-        of_checkpoint = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
-        given = config.trainer.default_root_dir or of_checkpoint
+        given = config.trainer.default_root_dir or find_run(Path(config.ckpt_path or ""))
         if given is None:
             self.directory = RunDirectory.new(config.model.class_path.rsplit(".", 1)[-1].lower())
         else:
@@ -260,8 +250,7 @@ class AnomalyCLI(LightningCLI):
         """Test the best checkpoint. If there is none, test the last one. If there is no checkpoint, test the weights in
         memory."""
         best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none")
-        last = self.keep.checkpoint
-        file = best if best.is_file() else last if last is not None and last.is_file() else None
+        file = next((file for file in (best, self.keep.checkpoint) if file is not None and file.is_file()), None)
         if file != best:
             tested = file.name if file else "the weights in memory"
             self.print_lines(f"No best checkpoint was kept: the test uses {tested}")
@@ -278,10 +267,9 @@ class AnomalyCLI(LightningCLI):
 
     def after_predict(self) -> None:
         predictions = self._get(self.config_init, "predictions")
-        self.print_lines(*predictions.summary())
         folder = self.datamodule.predict_path
-        for remark in [] if folder is None else Images(folder).remarks():
-            self.print_lines(f"In {folder}: {remark}")
+        remarks = [] if folder is None else Images(folder).remarks()
+        self.print_lines(*predictions.summary(), *(f"In {folder}: {remark}" for remark in remarks))
         if predictions.failed:
             sys.exit(1)
 

@@ -12,6 +12,7 @@ from lit_ad.data.sources.source import Source, check_root
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import resolve_path, resolve_paths
 from lit_ad.lightning_cli.run_words import USAGE
+from lit_ad.training.loggers import configure_logger
 
 
 def list_callbacks(trainer: Namespace) -> list[Any]:
@@ -30,6 +31,12 @@ def check_data_root(config: Namespace) -> None:
     source = config.data.source
     if config.get("data.predict_path") is None and "init_args" in source:
         check_root(cast(type[Source], locate(source.class_path)), source.init_args.get("root"))
+
+
+def check_fit(config: Namespace) -> None:
+    """Raise UserError if fit would train nothing, or would end without a threshold."""
+    check_lengths(config)
+    check_epochs_left(config)
 
 
 def check_lengths(config: Namespace) -> None:
@@ -76,6 +83,12 @@ def check_model_and_images(command: str, config: Namespace) -> None:
         )
 
 
+def set_validations(trainer: Namespace) -> None:
+    """Choose when fit validates, where the user did not."""
+    skip_sanity_check(trainer)
+    stop_after_validation(trainer)
+
+
 def skip_sanity_check(trainer: Namespace) -> None:
     """Turn off Lightning's validation of two batches before training, unless the user set it.
 
@@ -96,6 +109,20 @@ def stop_after_validation(trainer: Namespace) -> None:
             arguments = callback.init_args
             if arguments.check_on_train_epoch_end is None and arguments.monitor.startswith("val/"):
                 arguments.check_on_train_epoch_end = False
+
+
+def set_loggers(config: Namespace, home: Path) -> None:
+    """Make trainer.logger from `dashboards`. Without both, there is no logger: Lightning's default would leave
+    lightning_logs/version_N beside the run. `home`: the run's directory.
+
+    Raises UserError if both are given.
+    """
+    if config.dashboards:
+        if config.trainer.logger not in (None, True):
+            raise UserError("dashboards and trainer.logger both set the loggers: give one of them")
+        config.trainer.logger = [configure_logger(name, home) for name in config.dashboards]
+    elif config.trainer.logger is None:
+        config.trainer.logger = False
 
 
 def wants_progress(trainer: Namespace) -> bool:

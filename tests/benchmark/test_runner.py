@@ -13,9 +13,8 @@ import pytest
 from filelock import FileLock
 
 from lit_ad.benchmark.cell import is_finished
-from lit_ad.benchmark.plan import Budget
+from lit_ad.benchmark.plan import Budget, Cell
 from lit_ad.benchmark.runner import Clock, make_environments, print_stopped
-from lit_ad.benchmark.tables import Cell
 from lit_ad.machine import cores
 
 

@@ -14,8 +14,9 @@ from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
 from lit_ad.benchmark import tables
+from lit_ad.benchmark.plan import Cell
 from lit_ad.benchmark.runner import write_tables_locked
-from lit_ad.benchmark.tables import Cell, write_tables
+from lit_ad.benchmark.tables import write_tables
 from lit_ad.evaluation.results import ImageResult, Results
 
 SHIFT = {"good": 2.0, "poor": 0.3}
