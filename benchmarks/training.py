@@ -49,7 +49,7 @@ CASES = {
     "ReContrast": Case("resnet18", 256, 16),
     "DeSTSeg": Case("resnet18", 128, 8),
     "Dinomaly": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="Dinomaly"),
-    "INPFormer": Case("vit_small_patch14_reg4_dinov2", 224, 8),
+    "INPFormer": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="InpFormer"),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 224, 4, peer="L2BT"),
     "FoundAD": Case("vit_small_patch14_dinov2", 224, 8),
     "EfficientAD": Case("pdn", 256, 1, 2, 3, peer="EfficientAd"),
@@ -237,7 +237,7 @@ def run_anomalib(name: str, options: argparse.Namespace, case: Case, accelerator
     if name in ("STFPM", "ReverseDistillation"):
         arguments = {"backbone": case.backbone}
     size: dict[str, Any] = {"image_size": (case.size, case.size)}
-    if name == "Dinomaly":
+    if name in ("Dinomaly", "INPFormer"):
         arguments = {"encoder_name": case.backbone}
         size["crop_size"] = case.size
     clock = Epochs.make_callback(lightning.pytorch)
