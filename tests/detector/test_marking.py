@@ -30,7 +30,8 @@ def test_regions_of_fewer_pixels_are_not_marked() -> None:
 
 
 def test_a_single_pixel_is_marked_unless_an_area_is_given() -> None:
-    assert Marking(0.5)(heat((2, 2, 3, 3))).sum() == 1
+    values = heat((2, 2, 3, 3), (10, 10, 11, 12))
+    assert [int(marking(values).sum()) for marking in (Marking(0.5), Marking(0.5, 2))] == [3, 2]
 
 
 def test_marked_pixels_are_cleaned_up() -> None:

@@ -67,7 +67,7 @@ def test_a_rule_that_an_earlier_version_saved_has_no_clean_up() -> None:
     ("clean_up", "message"),
     [
         ({"opening": 3}, r"decision.clean_up has no opening: its keys are low, reach, closing, holes, area"),
-        ({"closing": -1}, r"decision.clean_up.closing"),
+        *(({name: -1}, rf"decision.clean_up.{name} is -1") for name in ("reach", "closing", "holes")),
         ({"closing": 100000}, r"decision.clean_up.closing is 100000, but it must lie between 0 and 1000"),
         ({"reach": 1e6}, r"decision.clean_up.reach"),
         ({"holes": float("inf")}, r"decision.clean_up.holes is inf, but it must be a finite number"),

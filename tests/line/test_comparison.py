@@ -8,7 +8,16 @@ import pytest
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.line.comparison import Comparison, compare, compute_image_auroc, list_reasons_against, to_dict, to_rows
-from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, SELECTED, gather_images
+from lit_ad.line.growth import (
+    DEFECTS,
+    OLD_DEFECTS,
+    OLD_GOOD,
+    SAMPLED,
+    SELECTED,
+    Growth,
+    gather_images,
+    with_splits,
+)
 from tests.deploy.test_journal import DECISION, detector
 from tests.line.conftest import label
 
@@ -31,6 +40,15 @@ def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
         compare(old, detector(None), growth)
 
 
+def test_only_held_out_images_set_the_new_thresholds_of_the_old_detector(splits: Splits) -> None:
+    """All held-out scores are 20. The scores of training images are lower, and those of test images are higher."""
+    good = [sample for sample in splits.test if not sample.label]
+    defects = [sample for sample in splits.test if sample.label]
+    growth = Growth(list(with_splits(splits)), {OLD_GOOD: good, OLD_DEFECTS: defects}, {})
+    comparisons, _ = compare(detector(), detector(), growth)
+    assert [each.anew for each in comparisons] == [2, 0]
+
+
 def test_reasons_against_a_worse_detector() -> None:
     assert list_reasons_against([Comparison(DEFECTS, 9, 2, 4, 5), Comparison(SAMPLED, 9, 3, 1, 3)]) == [
         "more misses (5 of 9 confirmed defects; the old one 2, and 4 with thresholds made anew)"
@@ -51,15 +69,15 @@ def test_more_false_alarms_on_confirmed_images_are_a_reason(group: str) -> None:
 
 
 def test_the_report_has_a_row_for_each_group_and_the_same_numbers_as_json() -> None:
-    comparisons = [Comparison(OLD_GOOD, 20, 3, 2, 1), Comparison(DEFECTS, 9, 2, 4, 0)]
+    comparisons = [Comparison(OLD_GOOD, 20, 3, 2, 10), Comparison(DEFECTS, 9, 2, 4, 0)]
     assert to_rows(comparisons) == [
-        [OLD_GOOD, "20", "3", "2", "1", "0.9 to 23.6 %"],
+        [OLD_GOOD, "20", "3", "2", "10", "29.9 to 70.1 %"],
         [DEFECTS, "9", "2", "4", "0", "0.0 to 29.9 %"],
     ]
     report = to_dict(comparisons, {"old": 0.5, "new": 0.75}, {"train": 7})
     assert json.loads(json.dumps(report)) == {
         "comparisons": [
-            {"group": OLD_GOOD, "images": 20, "old": 3, "anew": 2, "new": 1},
+            {"group": OLD_GOOD, "images": 20, "old": 3, "anew": 2, "new": 10},
             {"group": DEFECTS, "images": 9, "old": 2, "anew": 4, "new": 0},
         ],
         "image_auroc": {"old": 0.5, "new": 0.75},
