@@ -216,10 +216,9 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
             items[samples[row].item or row].append(row)
         if len(items) < 2:
             alone = alone or _make_single_error(name, [samples[row] for row in rows])
-            continue
         count, kept = max(1, round(fraction * len(rows))), 0
         order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
-        for item in order[:-1]:  # at least one item stays for training
+        for item in order[:-1]:  # at least one item stays for training, so a single one is not held out
             if kept >= count:
                 break
             held.update(items[item])

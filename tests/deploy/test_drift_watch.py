@@ -51,9 +51,36 @@ def test_too_many_anomalous_verdicts_raise_an_alarm() -> None:
     assert len(raised) == 1 and raised[0].startswith("more images are judged anomalous than the stated 5 %, source a")
     known = watch.description()
     assert {test["test"] for test in known["tests"]} == {"scores", "share"}
+    assert {test["test"]: test["alarm"] is not None for test in known["tests"]} == {"scores": False, "share": True}
     assert known["log_alarm"] == pytest.approx(math.log(100))
     assert "against the stated rate of 5 %" in known["promise"] and "at most 1 %" in known["promise"]
     json.dumps(known, allow_nan=False)
+
+
+def test_nominal_verdicts_are_never_too_many() -> None:
+    watch = DriftWatch(DECISION, 0.01, 0.05)
+    assert not any(watch.update(row(2.0)) for _ in range(100))
+
+
+def test_an_unknown_source_or_category_is_not_named() -> None:
+    alone = DriftWatch(Decision({"": HELD}, false_alarm=0.05), 0.01, 0.05)
+    sourced = DriftWatch(DECISION, 0.01, 0.05)
+    for _ in range(50):
+        alone.update(row(2.0, "", "", "anomalous"))
+        sourced.update(row(2.0, "a", "nut", "anomalous"))
+    assert "than the stated 5 %: since about" in alone.alarms()[0]
+    assert "than the stated 5 %, source a, category nut: since about" in sourced.alarms()[0]
+    for watch, names in ((alone, {(None, None)}), (sourced, {("a", "nut")})):
+        assert {(test["source"], test["category"]) for test in watch.description()["tests"]} == names
+
+
+def test_restarted_tests_are_saved() -> None:
+    watch = DriftWatch(DECISION, 0.01, 0.05)
+    watch.update(row(0.5))
+    watch.states()
+    watch.reset()
+    (text,) = watch.states().values()
+    assert [state["capital"]["images"] for state in json.loads(text).values()] == [0, 0]
 
 
 def test_the_promise_names_its_assumptions() -> None:
@@ -85,13 +112,23 @@ def test_tests_are_restored_from_a_state_and_the_rows_after_it(tmp_path: Path) -
             file.save_states(watch.states())
             file.save_fact("image", file.last())
         if number in (30, 45):
-            file.add_event("reset", "a" if number == 30 else None, None, "")
-            watch.reset("a" if number == 30 else None)
+            file.add_event("reset", None if number == 30 else "a", None, "")
+            watch.reset(None if number == 30 else "a")
     again = DriftWatch(DECISION, 0.01, 0.05)
     again.load(file)
     for key, name, test in watch.list_tests():
         assert again.tests[key][name].to_state() == test.to_state()
     assert len(again.states()) == 2 and not again.states()
+
+
+def test_without_a_saved_state_all_rows_are_read(tmp_path: Path) -> None:
+    file, watch = JournalFile(tmp_path, alone=True), DriftWatch(DECISION, 0.01, 0.05)
+    for score in (0.3, 0.6, 0.2):
+        file.insert([row(score)])
+        watch.update(row(score))
+    again = DriftWatch(DECISION, 0.01, 0.05)
+    again.load(file)
+    assert again.states() == watch.states()
 
 
 def test_the_fingerprint_changes_with_decision_delta_and_rate() -> None:
@@ -100,8 +137,9 @@ def test_the_fingerprint_changes_with_decision_delta_and_rate() -> None:
         DriftWatch(DECISION, 0.02, None),
         DriftWatch(DECISION, 0.01, 0.1),
         DriftWatch(DECISION.with_rate(0.1), 0.01, None),
+        DriftWatch(None, 0.01, None),
     ]
-    assert len({watch.fingerprint() for watch in watches}) == 4
+    assert len({watch.fingerprint() for watch in watches}) == 5
     assert DriftWatch(DECISION, 0.01, None).fingerprint() == watches[0].fingerprint()
 
 

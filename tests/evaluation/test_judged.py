@@ -80,6 +80,11 @@ def test_only_pixels_in_the_region_of_interest_are_marked() -> None:
     assert np.array_equal(image.inside_roi(HEAT), HEAT[8:18, 10:])
 
 
+def test_without_a_region_of_interest_all_values_are_inside() -> None:
+    (image,) = judge_images([judgement(97.0)], batch("bolt"), DECISION, View(None))
+    assert np.array_equal(image.inside_roi(HEAT), HEAT)
+
+
 def test_cropped_pixels_are_black() -> None:
     """The picture has the proportions of the complete image, as map and mask have."""
     image = np.random.default_rng(0).integers(1, 256, (32, 32, 3)).astype(np.uint8)

@@ -253,5 +253,7 @@ def test_a_sample_counts_in_rows_with_all_its_views() -> None:
     assert found == {"pooled": 1.0, "nut/dent": 1.0, "nut/hole": 1.0}
     worse = [*views[:2], ImageResult("2a", "nut", "good", 0, 0.85, item="2"), *views[3:]]
     assert compute_sample_aurocs(rows, worse) == {"pooled": 0.5, "nut/dent": 1.0, "nut/hole": 0.0}
+    single = [replace(view, item="1") for view in views]  # no row of a defect has all views of this one sample
+    assert all(math.isnan(auroc) for auroc in compute_sample_aurocs(rows, single).values())
     alone = [ImageResult(view.path, "nut", view.defect, view.label, view.score) for view in views]
     assert compute_sample_aurocs(rows, alone) == {}  # each image is a sample of its own
