@@ -83,8 +83,18 @@ def test_restarted_tests_are_saved() -> None:
     assert [state["capital"]["images"] for state in json.loads(text).values()] == [0, 0]
 
 
+def test_the_tests_of_a_new_image_are_saved_and_others_are_not() -> None:
+    watch = DriftWatch(DECISION, 0.01, None)
+    for source in "ab":
+        watch.update(row(0.5, source))
+    assert set(watch.states()) == {("a", "nut"), ("b", "nut")}
+    watch.update(row(0.5, "a"))
+    assert set(watch.states()) == {("a", "nut")}
+
+
 def test_the_promise_names_its_assumptions() -> None:
-    assert "not tested, because no rate was stated" in DriftWatch(DECISION, 0.01, None).promise()
+    plain = DriftWatch(DECISION, 0.01, None).promise()
+    assert "not tested, because no rate was stated" in plain and "other choices" not in plain
     chosen = Decision({"": HELD}, also_chosen={"": ["the epoch"]})
     assert "the held-out images also served other choices" in DriftWatch(chosen, 0.01, None).promise()
     folds = Decision({"": HELD}, folds={"": [1] * 5})
@@ -102,23 +112,25 @@ def test_the_number_of_tested_pairs_is_limited(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_tests_are_restored_from_a_state_and_the_rows_after_it(tmp_path: Path) -> None:
-    """With resets between the rows. The journal saves states, rows and events in the same way."""
+    """With resets of two sources between the rows and after the last one. The journal saves states, rows and events in
+    the same way."""
+    resets = {30: "a", 45: "b", 59: "b"}
     file, watch, random = JournalFile(tmp_path, alone=True), DriftWatch(DECISION, 0.01, 0.05), np.random.default_rng(2)
     for number in range(60):
-        each = row(random.random(), "ab"[number % 2])
+        each = row(random.random(), "abc"[number % 3])
         file.insert([each])
         watch.update(each)
         if number == 20:
             file.save_states(watch.states())
             file.save_fact("image", file.last())
-        if number in (30, 45):
-            file.add_event("reset", None if number == 30 else "a", None, "")
-            watch.reset(None if number == 30 else "a")
+        if number in resets:
+            file.add_event("reset", resets[number], None, "")
+            watch.reset(resets[number])
     again = DriftWatch(DECISION, 0.01, 0.05)
     again.load(file)
     for key, name, test in watch.list_tests():
         assert again.tests[key][name].to_state() == test.to_state()
-    assert len(again.states()) == 2 and not again.states()
+    assert len(again.states()) == 3 and not again.states()
 
 
 def test_without_a_saved_state_all_rows_are_read(tmp_path: Path) -> None:
