@@ -39,7 +39,7 @@ def test_each_source_and_category_has_its_own_tests() -> None:
     assert watch.alarms() == [alarm]
     watch.reset(source="b", category="bolt")
     assert watch.alarms() == [alarm]
-    watch.reset("b")
+    watch.reset("b", "nut")
     assert not watch.alarms()
 
 
@@ -95,9 +95,9 @@ def test_the_tests_of_a_new_image_are_saved_and_others_are_not() -> None:
 def test_the_promise_names_its_assumptions() -> None:
     plain = DriftWatch(DECISION, 0.01, None).promise()
     assert "not tested, because no rate was stated" in plain and "other choices" not in plain
-    chosen = Decision({"": HELD}, also_chosen={"": ["the epoch"]})
+    chosen = Decision({"nut": HELD, "bolt": HELD}, also_chosen={"nut": [], "bolt": ["the epoch"]})
     assert "the held-out images also served other choices" in DriftWatch(chosen, 0.01, None).promise()
-    folds = Decision({"": HELD}, folds={"": [1] * 5})
+    folds = Decision({"nut": HELD, "bolt": HELD}, folds={"nut": [], "bolt": [1] * 5})
     assert "distributed as earlier images of the same line" in DriftWatch(folds, 0.01, None).promise()
     assert "Nothing is tested" in DriftWatch(None, 0.01, None).promise()
     assert DriftWatch(None, 0.01, None).update(row(0.5)) == []
@@ -152,7 +152,9 @@ def test_the_fingerprint_changes_with_decision_delta_and_rate() -> None:
         DriftWatch(None, 0.01, None),
     ]
     assert len({watch.fingerprint() for watch in watches}) == 5
-    assert DriftWatch(DECISION, 0.01, None).fingerprint() == watches[0].fingerprint()
+    reordered = Decision(dict(reversed(DECISION.scores.items())), false_alarm=0.05)
+    for decision in (DECISION, reordered):
+        assert DriftWatch(decision, 0.01, None).fingerprint() == watches[0].fingerprint()
 
 
 def test_numbers_out_of_range_are_refused() -> None:

@@ -74,6 +74,14 @@ def test_the_alarm_is_raised_by_the_first_image_whose_capital_reaches_1_over_del
         assert before < math.log(1 / delta) <= capital.log and capital.alarm.image == capital.images
 
 
+def test_a_capital_that_no_float_can_hold_keeps_its_logarithm() -> None:
+    capital = Capital(2, 0.01)
+    for _ in range(2000):
+        capital.bet(np.log([3.0, 1.0]), 0.0)
+    # A half of the first image's share of the capital, 1 / 101, won from then on, and later shares won less.
+    assert 0 < capital.log - 2000 * math.log(3) - math.log(1 / 101 / 2) < 1
+
+
 @pytest.mark.parametrize("members", [10_000, 40])
 def test_p_is_uniform_and_independent_of_earlier_ones(members: int) -> None:
     """Of scores with and without ties; also where scores are forgotten. Each stream draws its own held-out scores."""
@@ -264,6 +272,7 @@ def test_bets_on_verdicts_are_fair_and_positive() -> None:
         gains = np.exp(ShareTest(rate)._gains)
         assert gains.shape == (2, len(ODDS)) and (gains > 0).all()
         assert np.allclose(rate * gains[1] + (1 - rate) * gains[0], 1)
+        assert np.allclose(gains[1] / gains[0], ODDS)  # the odds of the bet's rate, over those of the stated rate
 
 
 def test_impossible_settings_are_refused() -> None:
