@@ -16,6 +16,7 @@ from PIL import Image
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.commands.grow import grow
 from lit_ad.commands.journal import journal
+from lit_ad.commands.recalibrate import recalibrate
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
@@ -25,8 +26,8 @@ from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 
 
-def line(folder: Path, detector: Detector, images: Path, light: float = 0.6) -> None:
-    """A journal of darker images, all good but the defects, labelled as they are."""
+def line(folder: Path, detector: Detector, images: Path, light: float = 0.6, defects: str = "square") -> None:
+    """A journal of darker images. Those whose path contains `defects` are labelled defects, and the others good."""
     with Journal(folder, detector, JournalSettings(sample=1), "line") as kept:
         paths = sorted(images.rglob("t*/good/*.png")) + sorted(images.rglob("test/square/*.png"))
         for path in paths:
@@ -34,7 +35,7 @@ def line(folder: Path, detector: Detector, images: Path, light: float = 0.6) -> 
             kept.record(detector(pixels), 0.1, str(path))
     labels = Labels(folder, 0.05)
     for _, row in JournalFile(folder, alone=False).rows():
-        defect = "square" in row.name
+        defect = defects in row.name
         labels.add(_, "defect" if defect else "good", "square" if defect else "")
     labels.close()
 
@@ -101,6 +102,30 @@ def stop_in_the_middle(run: Path, folder: Path) -> None:
     kept = [path for path in sorted(folder.rglob("*")) if not path.name.endswith(("-wal", "-shm"))]
     assert kept == [path for path in listed if not path.name.endswith(("-wal", "-shm"))]
     assert Versions(JournalFile(folder, alone=False)).all() == versions
+
+
+@pytest.mark.slow  # trains
+def test_a_worse_detector_is_not_shipped_unless_the_user_insists(
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The old detector calls every image anomalous, and so misses no defect. Some defects look like good images, which
+    the new detector misses."""
+    folder, run = tmp_path / "journal", tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "checkpoints/best.ckpt").unlink()
+    recalibrate(trained, threshold=0.0, output=run / "checkpoints/best.ckpt")
+    line(folder, Detector.load(run), images, defects="/test/")
+    with pytest.raises(UserError, match=r"version 2, .*, is not shipped, because it has more misses \(.* --ship-worse"):
+        grow(run, folder, steps=4)
+    assert "New images by split: " in capsys.readouterr().out and not (folder / "detector.ckpt").exists()
+    refused = Versions(JournalFile(folder, alone=False)).all()
+    assert [(version.state, version.parent) for version in refused] == [("judged", None), ("refused", 1)]
+    report = json.loads((folder / "detectors/2/growth.json").read_text())
+    assert report == json.loads(refused[1].report or "") and report["joined"]["train"] > 0
+    grow(run, folder, steps=4, held_out="new", ship_worse=True)
+    assert "Shipped as version 3" in capsys.readouterr().out and (folder / "detector.ckpt").is_file()
+    states = [version.state for version in Versions(JournalFile(folder, alone=False)).all()]
+    assert states == ["retired", "refused", "shipped"]
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_change_began_with_the_image_after_the_lowest_capital_of_the_best_be
 def test_a_change_may_begin_with_the_first_image() -> None:
     capital = Capital(1, 0.01)
     while capital.alarm is None:
-        capital.bet(np.log([3.0]), 100.0 + capital.images)
+        capital.bet(np.log([1.3]), 100.0 + capital.images)
     assert (capital.alarm.since_image, capital.alarm.since) == (1, 100.0)
 
 
