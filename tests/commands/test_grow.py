@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -126,6 +127,20 @@ def test_a_worse_detector_is_not_shipped_unless_the_user_insists(
     assert "Shipped as version 3" in capsys.readouterr().out and (folder / "detector.ckpt").is_file()
     states = [version.state for version in Versions(JournalFile(folder, alone=False)).all()]
     assert states == ["retired", "refused", "shipped"]
+
+
+def test_a_run_without_a_threshold_cannot_grow(trained: Path, tmp_path: Path) -> None:
+    folder, run = tmp_path / "journal", tmp_path / "run"
+    shutil.copytree(trained, run)
+    saved = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    saved["lit_ad"]["decision"] = None
+    torch.save(saved, run / "checkpoints/best.ckpt")
+    JournalFile(folder, alone=True).close()
+    with pytest.raises(
+        UserError, match=r"best.ckpt has no threshold, so it cannot be compared: set one with lit-ad re"
+    ):
+        grow(run, folder, steps=5)
+    assert Versions(JournalFile(folder, alone=False)).all() == []
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
