@@ -89,6 +89,23 @@ def test_a_checkpoint_outside_of_a_run_is_enough(checkpoint: Path, new: Path, of
     check(tmp_path / "predictions", of_run)
 
 
+def test_an_interrupted_prediction_by_a_checkpoint_alone_is_resumed(
+    checkpoint: Path, new: Path, of_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first one ends at the second folder, because a file stands in its place."""
+    alone, obstacle = tmp_path / "alone.ckpt", tmp_path / "predictions/maps/deep"
+    shutil.copy(checkpoint, alone)
+    obstacle.parent.mkdir(parents=True)
+    obstacle.touch()
+    assert "maps/deep" in str(predict(alone, new))
+    first = (obstacle.parent / "a.tiff").stat().st_mtime_ns
+    obstacle.unlink()
+    assert predict(alone, new) == 1  # one image cannot be read
+    assert "Resuming in " in capsys.readouterr().out
+    assert (obstacle.parent / "a.tiff").stat().st_mtime_ns == first  # it is not judged again
+    check(tmp_path / "predictions", of_run)
+
+
 def test_another_rate_has_a_folder_of_its_own(checkpoint: Path, images: Path, new: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.ckpt"
     run(["recalibrate", str(checkpoint), "--nominal", str(images / "test/good"), "--output", str(alone)])
