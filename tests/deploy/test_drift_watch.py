@@ -152,7 +152,7 @@ def test_the_fingerprint_changes_with_decision_delta_and_rate() -> None:
         DriftWatch(None, 0.01, None),
     ]
     assert len({watch.fingerprint() for watch in watches}) == 5
-    reordered = Decision(dict(reversed(DECISION.scores.items())), false_alarm=0.05)
+    reordered = Decision({"bolt": HELD + 5, "nut": HELD}, false_alarm=0.05)
     for decision in (DECISION, reordered):
         assert DriftWatch(decision, 0.01, None).fingerprint() == watches[0].fingerprint()
 
