@@ -127,6 +127,8 @@ def test_a_worse_detector_is_not_shipped_unless_the_user_insists(
     assert "Shipped as version 3" in capsys.readouterr().out and (folder / "detector.ckpt").is_file()
     states = [version.state for version in Versions(JournalFile(folder, alone=False)).all()]
     assert states == ["retired", "refused", "shipped"]
+    grow(folder / "detectors/3", folder, steps=4, ship_worse=True)
+    assert "There are no new images" in capsys.readouterr().out
 
 
 def test_a_run_without_a_threshold_cannot_grow(trained: Path, tmp_path: Path) -> None:
