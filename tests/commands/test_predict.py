@@ -45,8 +45,8 @@ def predict(*words: object) -> str | int | None:
     return stop.value.code
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "scores.csv").open(newline="") as file:
+def rows(folder: Path, name: str = "scores.csv") -> list[dict[str, str]]:
+    with (folder / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -113,6 +113,11 @@ def test_another_rate_has_a_folder_of_its_own(checkpoint: Path, images: Path, ne
         assert predict(alone, new, "--decision.false_alarm", rate) == 1
     low, high = ({row["threshold"] for row in rows(tmp_path / name)} for name in ("predictions", "predictions-2"))
     assert max(high) < max(low)
+    few, many = (
+        sum(int(row["area"]) for row in rows(tmp_path / name, "regions.csv"))
+        for name in ("predictions", "predictions-2")
+    )
+    assert few < many  # pixels in regions above the pixel threshold
 
 
 def test_without_images_nothing_is_predicted(trained: Path, checkpoint: Path, tmp_path: Path) -> None:
