@@ -82,10 +82,13 @@ def test_an_exported_file_writes_what_its_run_does(
     assert files_in(tmp_path / "predictions-2") == {"scores.csv", "regions.csv"}
 
 
-def test_a_checkpoint_outside_of_a_run_is_enough(checkpoint: Path, new: Path, of_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_outside_of_a_run_is_enough(
+    checkpoint: Path, new: Path, of_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     alone = tmp_path / "alone.ckpt"
     shutil.copy(checkpoint, alone)
     assert predict(alone, new) == 1
+    assert "Warning: 2 held-out nominal images allow a false-alarm rate of 0.333" in capsys.readouterr().out
     check(tmp_path / "predictions", of_run)
 
 
