@@ -78,7 +78,18 @@ def test_an_exported_file_writes_what_its_run_does(
     assert predict(tmp_path / "stfpm-fp32.onnx", new) == 1  # one image cannot be read
     assert "4 images: " in capsys.readouterr().out
     check(tmp_path / "predictions", of_run)
-    predict(tmp_path / "stfpm-fp32.onnx", new, "--heatmaps.enabled", "false", "--predictions.maps", "false")
+
+
+def test_an_exported_file_is_compared_with_its_checkpoint_unless_the_user_declines(
+    trained: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result is kept in the cache."""
+    run(["export", str(trained), "--output", str(tmp_path)])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = [tmp_path / "stfpm-fp32.onnx", new, "--heatmaps.enabled", "false", "--predictions.maps", "false"]
+    for more, count in ((["--verify", "false"], 0), ([], 1)):
+        predict(*words, *more)
+        assert len([*(tmp_path / "cache").rglob("verified/*.json")]) == count
     assert files_in(tmp_path / "predictions-2") == {"scores.csv", "regions.csv"}
 
 
