@@ -98,6 +98,10 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
         assert values["nominal_share_marked"] == pytest.approx(np.mean(shares))
         assert values["mask_false_alarms"] == np.count_nonzero(shares)
         assert values["pixel_false_positive_rate"] == pytest.approx(above[~truths].mean())
+        wrong = [(i.score > unwrap(i.threshold)) != bool(i.sample.label) for i in of_row]
+        of_label = [[each for each, label in zip(wrong, labels, strict=True) if label == kind] for kind in (0, 1)]
+        assert [values["nominal_images"], values["anomalous_images"]] == [len(of_kind) for of_kind in of_label]
+        assert [values["false_alarms"], values["misses"]] == [sum(of_kind) for of_kind in of_label]
         assert values["anomalous_pixels"] == truths.sum()
         assert values["nominal_pixels"] == (~truths).sum()
     of_both = [results.rows[row]["pixel_auroc"] for row in ("bolt/", "nut/")]
