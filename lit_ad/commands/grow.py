@@ -17,8 +17,8 @@ from lit_ad.data.loading import NEW_IMAGES
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.table import Table
 from lit_ad.data.splits import Split, Splits, list_splits
-from lit_ad.deploy.journal_file import NAME, JournalFile
-from lit_ad.deploy.versions import Version, Versions
+from lit_ad.deploy.journal_file import NAME
+from lit_ad.deploy.versions import Version
 from lit_ad.detector.decision import NO_DECISION
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.run_files import CONFIG, find_detector
@@ -33,10 +33,10 @@ from lit_ad.line.shipping import (
     find_next_folder,
     find_shipped_version,
     find_version,
-    remember,
+    register,
     ship,
-    undo_on_failure,
 )
+from lit_ad.line.unfinished import grow_alone, undo_on_failure
 from lit_ad.names import tell
 from lit_ad.run import fit
 from lit_ad.training.interruption import CALLER_TELLS
@@ -75,25 +75,32 @@ def grow(
         seed: The seed that draws which new images are used for training, held out, or used for the test.
 
     Raises:
-        UserError: The run or the journal is incomplete, or the new detector is worse and is not shipped.
+        UserError: The run or the journal is incomplete, another growth runs there, or the new detector is worse and is
+            not shipped.
     """
     check_number("--steps", steps, least=1)
     if not (journal / NAME).is_file():
         raise UserError(f"{journal} has no {NAME}: --journal is DIR of `lit-ad serve MODEL --journal DIR`")
+    with grow_alone(journal):
+        _grow_alone(run, journal, steps, held_out == "new", ship_worse, seed)
+
+
+def _grow_alone(run: Path, journal: Path, steps: int, only_new_decide: bool, ship_worse: bool, seed: int) -> None:
+    """Grow a run, compare the new detector with the shipped one, and ship it, as `grow` says."""
     checkpoint, config = read_run(run)
     import_own_method(run / _LAST)
     splits = _read_splits(config)
     grown_from = _load(find_detector(run))
     try:
         with undo_on_failure(journal):
-            number = register(journal, grown_from, find_detector(run))
+            number = register(journal, grown_from.card, find_detector(run))
             _keep_images(journal, number, splits)
             shipped = find_shipped_version(journal)
             before, old, compared = number, grown_from, None
             if shipped is not None and shipped.id != number:
                 before, old, compared = shipped.id, _load(find_file(journal, shipped)), _find_splits(journal, shipped)
                 print(f"The new detector is compared with version {before}, which is shipped, not with {run}")
-            growth = gather_images(splits, journal, held_out == "new", seed, compared)
+            growth = gather_images(splits, journal, only_new_decide, seed, compared)
             counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items() if count)
             print(f"New images by split: {counts}" if counts else "There are no new images")
             home = find_next_folder(journal)
@@ -105,7 +112,7 @@ def grow(
                 temporary.write_text(report + "\n", encoding="utf-8")
             against = list_reasons_against(comparisons)
             state = "refused" if against and not ship_worse else "judged"
-            grown = register(journal, new, find_detector(home), state=state, parent=before, report=report)
+            grown = register(journal, new.card, find_detector(home), state=state, parent=before, report=report)
     except (KeyboardInterrupt, SystemExit):
         print(
             f"The growth was stopped and left nothing in {journal}: repeat the command to start again", file=sys.stderr
@@ -174,18 +181,6 @@ def _train(run: Path, home: Path, growth: Growth, steps: int) -> None:
     finally:
         for variable, token in tokens.items():
             variable.reset(token)
-
-
-def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any) -> int:
-    """Enter a detector into the journal's table of versions, keep its file, and return its id."""
-    file = JournalFile(journal, alone=False)
-    try:
-        with file.transaction():
-            number = Versions(file).register(detector.card, **values)
-    finally:
-        file.close()
-    remember(journal, number, checkpoint)
-    return number
 
 
 def _keep_images(journal: Path, number: int, splits: Splits) -> None:

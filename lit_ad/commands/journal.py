@@ -10,6 +10,7 @@ from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.versions import Versions
 from lit_ad.errors import UserError
 from lit_ad.line.shipping import SHIPPED, roll_back
+from lit_ad.line.unfinished import clean_up
 from lit_ad.names import printable
 
 
@@ -26,6 +27,8 @@ def journal(
     With --reset the tests for drift begin again, for example after maintenance. They begin with the next image of a
     running service, or when the service starts. Their promise on false alarms begins again too.
 
+    What a killed `lit-ad grow` left is removed first.
+
     Args:
         folder: DIR, the journal's folder.
         reset: The reason for a reset, such as "new lamp". The journal keeps it.
@@ -36,6 +39,7 @@ def journal(
     Raises:
         UserError: There is no such journal, source or category, or no reason for a reset, or no earlier detector.
     """
+    clean_up(folder)
     if rollback:
         version = roll_back(folder)
         print(f"{folder / SHIPPED} is version {version.id} again. Restart a running service, so that it loads it")

@@ -105,8 +105,11 @@ class JournalFile:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if alone:
-                self._lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None, check_same_thread=False)
-                _lock_exclusively(self._lock, folder)
+                self._lock = lock_file(folder / LOCK)
+                if self._lock is None:
+                    raise UserError(
+                        f"another process writes to the journal {folder}: end it, or give another --journal"
+                    )
             self.connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
             self._prepare()
         except (OSError, sqlite3.Error) as error:
@@ -199,6 +202,10 @@ class JournalFile:
         """Write a value under a name."""
         self.connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, str(value)))
 
+    def remove_fact(self, name: str) -> None:
+        """Remove a name and its value, if it is there."""
+        self.connection.execute("DELETE FROM facts WHERE name = ?", (name,))
+
     def set_picture(self, image: int, picture: str | None, size: int | None) -> None:
         """Write the file name and the size in bytes of an image's picture. None: the image has no picture any more."""
         self.connection.execute("UPDATE images SET picture = ?, bytes = ? WHERE id = ?", (picture, size, image))
@@ -239,15 +246,21 @@ class JournalFile:
             self._lock.close()
 
 
-def _lock_exclusively(connection: sqlite3.Connection, folder: Path) -> None:
-    """Lock a file until the connection is closed or the process ends, even by a kill.
+def lock_file(file: Path) -> sqlite3.Connection | None:
+    """Lock a file until the connection is closed or the process ends, even by a kill. A missing file is made.
+
+    Returns:
+        The connection. None: the file is locked already.
 
     Raises:
-        UserError: Another process holds the lock.
+        sqlite3.Error: The file cannot be locked.
     """
+    connection = sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
+        connection.close()
         if "locked" not in str(error):
             raise
-        raise UserError(f"another process writes to the journal {folder}: end it, or give another --journal") from error
+        return None
+    return connection

@@ -42,18 +42,23 @@ class Versions:
             state: Its state. "judged" does not change the state of a version that is there already.
             **values: Columns to set: file, parent, report.
         """
-        run, fingerprint = self.file.connection.execute, _hash_card(card)
-        row = run("SELECT id FROM versions WHERE fingerprint = ?", (fingerprint,)).fetchone()
-        if row is None:
+        run, known = self.file.connection.execute, self.find(card)
+        if known is None:
             insert = "INSERT INTO versions (time, fingerprint, about, state) VALUES (?, ?, ?, ?)"
-            number = int(run(insert, (time.time(), fingerprint, _describe_card(card), state)).lastrowid or 0)
+            number = int(run(insert, (time.time(), _hash_card(card), _describe_card(card), state)).lastrowid or 0)
         else:
-            number = int(row[0])
+            number = known.id
             if state != "judged":
                 run("UPDATE versions SET state = ? WHERE id = ?", (state, number))
         for name, value in values.items():
             run(f"UPDATE versions SET {name} = ? WHERE id = ?", (value, number))
         return number
+
+    def find(self, card: Card) -> Version | None:
+        """Return the version of a detector. None: the detector is not in the table."""
+        query = f"SELECT {_COLUMNS} FROM versions WHERE fingerprint = ?"
+        row = self.file.connection.execute(query, (_hash_card(card),)).fetchone()
+        return None if row is None else Version(*row)
 
     def all(self) -> list[Version]:
         """Return all versions in the order of their ids."""

@@ -1,19 +1,21 @@
 """Ship a version of a detector: copy it to DIR/detector.ckpt, and record it. DIR is the journal's folder."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.versions import Version, Versions
+from lit_ad.detector.card import Card
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 
 SHIPPED = "detector.ckpt"
 FOLDER = "detectors"  # DIR/detectors/N is the run of a grown version
 IMAGES = "images.csv"  # in DIR/detectors/N: the training, held-out and test images of that version
+_SHIPPING = "shipping"  # a fact of the journal: the version that is being shipped, and why
 
 
 def find_next_folder(folder: Path) -> Path:
@@ -40,52 +42,21 @@ def find_file(folder: Path, version: Version) -> Path:
 
 def find_version(folder: Path, number: int) -> Version:
     """Return the version whose id is `number`."""
-    return next(version for version in _list_versions(folder) if version.id == number)
+    return next(version for version in list_versions(folder) if version.id == number)
 
 
 def find_shipped_version(folder: Path) -> Version | None:
     """Return the version that is DIR/detector.ckpt. None: no version was shipped yet."""
-    return next((version for version in _list_versions(folder) if version.state == "shipped"), None)
+    return next((version for version in list_versions(folder) if version.state == "shipped"), None)
 
 
-def _list_versions(folder: Path) -> list[Version]:
+def list_versions(folder: Path) -> list[Version]:
+    """Return all versions of a journal in the order of their ids."""
     file = JournalFile(folder, alone=False)
     try:
         return Versions(file).all()
     finally:
         file.close()
-
-
-@contextmanager
-def undo_on_failure(folder: Path) -> Iterator[None]:
-    """If the block fails or is stopped, remove the versions and the folders of versions that it made."""
-    home = folder / FOLDER
-    before = {version.id: version for version in _list_versions(folder)}
-    folders = set(home.iterdir()) if home.is_dir() else set()
-    try:
-        yield
-    except BaseException:
-        new_folders = [path for path in (home.iterdir() if home.is_dir() else ()) if path not in folders]
-        for path in new_folders:
-            shutil.rmtree(path, ignore_errors=True)
-        if not folders:
-            with suppress(OSError):
-                home.rmdir()
-        file = JournalFile(folder, alone=False)
-        try:
-            with file.transaction():
-                versions = Versions(file)
-                judged = versions.images()
-                for version in versions.all():
-                    if version.file is None or (folder / version.file).exists():
-                        continue  # its file was not removed
-                    if version.id in before or version.id in judged:
-                        versions.set_file(version.id, None)
-                    else:
-                        versions.remove(version.id)
-        finally:
-            file.close()
-        raise
 
 
 def link_or_copy(file: Path, place: Path) -> None:
@@ -100,6 +71,8 @@ def link_or_copy(file: Path, place: Path) -> None:
 def ship(folder: Path, number: int, why: str) -> Path:
     """Replace DIR/detector.ckpt by a version, in one step, and record the event.
 
+    If the process is killed in the middle, `finish_shipping` does the rest.
+
     Args:
         folder: DIR of the journal.
         number: The id of the version.
@@ -113,18 +86,49 @@ def ship(folder: Path, number: int, why: str) -> Path:
     """
     file = JournalFile(folder, alone=False)
     try:
-        versions = Versions(file)
-        version = next(each for each in versions.all() if each.id == number)
-        link_or_copy(find_file(folder, version), folder / SHIPPED)
-        with file.transaction():
-            for other in versions.all():
-                if other.state == "shipped" and other.id != number:
-                    versions.set_state(other.id, "retired")
-            versions.set_state(number, "shipped")
-            file.add_event("shipped", None, None, f"version {number}: {why}")
+        find_file(folder, find_version(folder, number))
+        file.save_fact(_SHIPPING, json.dumps([number, why]))
+        _ship(folder, file, number, why)
     finally:
         file.close()
     return folder / SHIPPED
+
+
+def is_shipping(file: JournalFile) -> bool:
+    """Whether a version is being shipped: now, or by a process that was killed."""
+    return file.fact(_SHIPPING) is not None
+
+
+def finish_shipping(folder: Path) -> int | None:
+    """Ship the version whose shipping was killed in the middle, and return its id. None: there is no such version."""
+    file = JournalFile(folder, alone=False)
+    try:
+        number, why = json.loads(file.fact(_SHIPPING) or "[null, null]")
+        if number is not None:
+            _ship(folder, file, number, why)
+    except UserError:  # the version's file is gone: DIR/detector.ckpt stays as it is
+        file.remove_fact(_SHIPPING)
+        return None
+    finally:
+        file.close()
+    return None if number is None else int(number)
+
+
+def _ship(folder: Path, file: JournalFile, number: int, why: str) -> None:
+    """Write DIR/detector.ckpt, and then the states of the versions. Raises UserError if it cannot be written."""
+    try:
+        link_or_copy(find_file(folder, find_version(folder, number)), folder / SHIPPED)
+    except UserError:  # DIR/detector.ckpt is as it was
+        file.remove_fact(_SHIPPING)
+        raise
+    versions = Versions(file)
+    with file.transaction():
+        for other in versions.all():
+            if other.state == "shipped" and other.id != number:
+                versions.set_state(other.id, "retired")
+        versions.set_state(number, "shipped")
+        file.add_event("shipped", None, None, f"version {number}: {why}")
+        file.remove_fact(_SHIPPING)
 
 
 def roll_back(folder: Path) -> Version:
@@ -133,7 +137,7 @@ def roll_back(folder: Path) -> Version:
     Raises:
         UserError: No version is shipped, or no version was shipped before.
     """
-    versions = {version.id: version for version in _list_versions(folder)}
+    versions = {version.id: version for version in list_versions(folder)}
     shipped = next((version for version in versions.values() if version.state == "shipped"), None)
     before = None if shipped is None or shipped.parent is None else versions.get(shipped.parent)
     if shipped is None or before is None:
@@ -142,20 +146,31 @@ def roll_back(folder: Path) -> Version:
     return before
 
 
-def remember(folder: Path, number: int, original: Path) -> None:
-    """Keep a version's checkpoint in DIR/detectors/N if it lies outside DIR, so that a rollback can ship it again."""
-    known = find_version(folder, number)
-    if known.file is not None and (folder / known.file).is_file():
-        return
-    if original.is_relative_to(folder):
-        relative = original.relative_to(folder)
-    else:
-        place = find_next_folder(folder) / SHIPPED
-        link_or_copy(original, place)
-        relative = place.relative_to(folder)
+def register(folder: Path, card: Card, checkpoint: Path, **values: Any) -> int:
+    """Enter a detector and its file into the table of versions, in one step, and return its id.
+
+    A checkpoint outside DIR is kept in DIR/detectors/N, so that a rollback can ship it again.
+
+    Args:
+        folder: DIR of the journal.
+        card: The detector's card.
+        checkpoint: The detector's file.
+        **values: State, parent and report, as of `Versions.register`.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     file = JournalFile(folder, alone=False)
     try:
+        versions = Versions(file)
+        known = versions.find(card)
+        if known is None or known.file is None or not (folder / known.file).is_file():
+            place = checkpoint
+            if not checkpoint.is_relative_to(folder):
+                place = find_next_folder(folder) / SHIPPED
+                link_or_copy(checkpoint, place)
+            values["file"] = place.relative_to(folder).as_posix()
         with file.transaction():
-            Versions(file).set_file(number, relative.as_posix())
+            return versions.register(card, **values)
     finally:
         file.close()

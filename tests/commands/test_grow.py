@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from lit_ad.deploy.labels import Labels
 from lit_ad.deploy.versions import Versions
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
+from lit_ad.line.shipping import list_versions
 
 
 def line(folder: Path, detector: Detector, images: Path, light: float = 0.6, defects: str = "square") -> None:
@@ -85,24 +88,45 @@ def test_a_run_grows_and_goes_back(
 
 
 def stop_in_the_middle(run: Path, folder: Path) -> None:
-    """Ctrl-C leaves a journal as it was, and says what to do."""
-    listed = sorted(folder.rglob("*"))
-    versions = Versions(JournalFile(folder, alone=False)).all()
-    words = ["grow", str(run), "--journal", str(folder), "--steps", "100000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lit_ad", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    while not list(folder.glob("detectors/4/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=120)[0]
+    """Ctrl-C leaves a journal as it was, and says what to do. So does a kill, after the next growth has begun."""
+    before = list_files(folder), list_versions(folder)
+    with growing(run, folder) as process:
+        with pytest.raises(UserError, match="another growth runs in"):
+            grow(run, folder, steps=1)
+        journal(folder)
+        assert (folder / "detectors/4").is_dir()
+        process.kill()
+        process.wait()
+    assert (list_files(folder), list_versions(folder)) != before
+    with growing(run, folder) as process:
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGINT, told
+    assert f"A growth in {folder} was killed. Removed of what it left: detectors/4\n" in told
     assert "The growth was stopped and left nothing" in told and "repeat the command" in told
     assert "--ckpt_path" not in told and "Traceback" not in told
-    kept = [path for path in sorted(folder.rglob("*")) if not path.name.endswith(("-wal", "-shm"))]
-    assert kept == [path for path in listed if not path.name.endswith(("-wal", "-shm"))]
-    assert Versions(JournalFile(folder, alone=False)).all() == versions
+    assert (list_files(folder), list_versions(folder)) == before
+
+
+def list_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if not path.name.endswith(("-wal", "-shm"))]
+
+
+@contextmanager
+def growing(run: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Grow without end in another process. The block begins when it has written a checkpoint."""
+    words = ["grow", str(run), "--journal", str(folder), "--steps", "100000"]
+    command = [sys.executable, "-m", "lit_ad", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            checkpoint = folder / "detectors/4/checkpoints/last.ckpt"
+            began = time.time()
+            while not checkpoint.is_file() or checkpoint.stat().st_mtime < began:  # a killed growth may have left one
+                assert process.poll() is None, process.communicate()[0]
+                time.sleep(0.2)
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.slow  # trains

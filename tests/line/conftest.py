@@ -9,9 +9,11 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data.splits import Splits
 from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.labels import Labels
 from lit_ad.detector.detection import Detection
+from lit_ad.line.shipping import register
 from tests.deploy.test_journal import DECISION, detector
 
 SHADES = {"train": [10] * 6, "validation": [20] * 3, "test": [30, 99, 97, 40]}  # red; above 95 is anomalous
@@ -45,6 +47,19 @@ def folder(tmp_path: Path) -> Path:
                 journal.record(
                     Detection(pixels, 120.0, np.full((32, 32), 120, np.float32), (0, 0, 32, 32), DECISION), 0.1
                 )
+    return folder
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Path:
+    """A journal of two versions. The file of one lay outside its folder, old.ckpt; that of the other lies in it."""
+    folder = tmp_path / "journal"
+    JournalFile(folder, alone=True).close()
+    (tmp_path / "old.ckpt").write_text("old")
+    (folder / "detectors/7").mkdir(parents=True)
+    (folder / "detectors/7/new.ckpt").write_text("new")
+    assert register(folder, detector(DECISION.with_rate(0.05)).card, tmp_path / "old.ckpt") == 1
+    assert register(folder, detector(DECISION.with_rate(0.1)).card, folder / "detectors/7/new.ckpt", parent=1) == 2
     return folder
 
 
