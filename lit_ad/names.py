@@ -37,6 +37,8 @@ def escape_bytes(text: str) -> str:
 
 def printable(name: str) -> str:
     """Return a file's name as one line of valid Unicode, with control characters as escapes."""
+    if name.isascii() and name.isprintable():
+        return name
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), escape_bytes(name))
 
 

@@ -24,7 +24,7 @@ from lit_ad.names import printable
 
 # Seconds between two images whose look (brightness, contrast, sharpness and colour, see looks.py) is measured. So the
 # measurement does not slow a fast line down.
-LOOK_INTERVAL = 0.1
+LOOK_INTERVAL = 0.2
 BORDERLINE = 3  # a nominal image is borderline if its p-value is at most this many times the threshold's
 
 
@@ -77,9 +77,9 @@ class Journal:
         name: str = "",
         source: str | None = None,
         file: bytes | None = None,
-        awaited: bool = True,
         category: str | None = None,
-    ) -> Future[bool]:
+        written: Future[bool] | None = None,
+    ) -> None:
         """Put a verdict into the queue of the writing thread, and return at once.
 
         Args:
@@ -88,12 +88,10 @@ class Journal:
             name: The name of the image.
             source: The name of the camera or line. None: the journal's own source.
             file: The image file. If a picture is kept, it is this file; None: a PNG of the pixels.
-            awaited: Whether the caller waits for the result. If not, the writer collects several rows before it writes.
             category: The category that the client named. The row gets it if the detector has no threshold of that name,
                 so that the drift tests keep the image apart from those of other categories.
-
-        Returns:
-            A future that is True when the row is on disk, and False if the row was dropped.
+            written: Gets True when the row is on disk, and False if the row was dropped. None: nobody waits for the
+                row, so the writer gathers several rows before it writes.
         """
         sampled = random.random() < self.sample
         p_value, anomalous = detection.p_value, detection.anomalous
@@ -117,9 +115,7 @@ class Journal:
             look=measure_look(detection.image) if measure else None,
             version=self.version,
         )
-        record = Record(row, None if kept is None else detection, file, size, Future[bool](), awaited)
-        self.writer.put(record)
-        return record.written
+        self.writer.put(Record(row, None if kept is None else detection, file, size, written))
 
     def alarms(self) -> list[str]:
         """Return the drift alarms that nobody has reset, in words."""

@@ -8,9 +8,9 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lit_ad.errors import UserError
 
@@ -47,8 +47,7 @@ CREATE INDEX names ON images (source, name) WHERE name != '';
 _KEPT = ("sample", "borderline", "anomalous")  # why a picture is kept; pictures of the first reason are removed first
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A judged image."""
 
     time: float  # seconds since 1970
@@ -80,10 +79,8 @@ class Event:
     since: float | None = None  # of an alarm: the estimated time of the change, in seconds since 1970
 
 
-_NAMES = [field.name for field in fields(Row)]
-_COLUMNS = ", ".join(_NAMES)
-_get_values = attrgetter(*_NAMES)  # dataclasses.astuple copies each value, which takes ten times as long
-_INSERT = f"INSERT INTO images (id, {_COLUMNS}) VALUES ({', '.join('?' * (1 + len(_NAMES)))})"
+_COLUMNS = ", ".join(Row._fields)
+_INSERT = f"INSERT INTO images (id, {_COLUMNS}) VALUES ({', '.join('?' * (1 + len(Row._fields)))})"
 
 
 class JournalFile:
@@ -145,7 +142,7 @@ class JournalFile:
         """Write rows, and return their numbers, in rising order."""
         first = self.last() + 1
         numbers = list(range(first, first + len(rows)))
-        values = [(number, *_get_values(row)) for number, row in zip(numbers, rows, strict=True)]
+        values = [(number, *row) for number, row in zip(numbers, rows, strict=True)]
         self.connection.executemany(_INSERT, values)
         return numbers
 

@@ -9,8 +9,8 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from queue import Empty, Full, Queue
+from dataclasses import asdict, dataclass
+from queue import Empty, SimpleQueue
 
 from lit_ad.deploy.alarms import compare_looks_since, phrase_largest_move
 from lit_ad.deploy.drift_watch import DriftWatch
@@ -21,9 +21,12 @@ from lit_ad.detector.detection import Detection
 _MAX_WAITING = 10_000  # rows in the queue
 MAX_WAITING_BYTES = 256 * 2**20  # bytes of pictures in the queue
 _MAX_BATCH = 500  # rows in one transaction
-_GATHER_SECONDS = 0.2  # wait for more rows if no caller waits: one transaction takes as long as writing a few rows
+GATHER_SECONDS = 0.5  # wait for more rows if no caller waits: one transaction takes as long as writing many rows
 _ROWS_PER_SAVE = 1000  # how often the states of the tests are saved; a start reads the rows since the last save again
-_CLOSE_SECONDS = 30.0  # `close` waits this long for the queue to empty
+_CLOSE_SECONDS = 60.0  # `close` waits this long for the queue to empty
+_UNNAMED = 16  # rows whose pictures' names are written together; a kill loses the pictures that have no name yet
+COMPRESSING = 0.01  # the part of one core's time that may go into the compression of pictures
+_MOST_COMPRESSING = 1.0  # seconds of compression that an idle time may save up
 
 
 @dataclass
@@ -34,8 +37,7 @@ class Record:
     detection: Detection | None  # None: no picture is kept
     file: bytes | None  # the image file; None: the picture is a PNG of the detection's pixels
     size: int  # bytes of the image in memory
-    written: Future[bool]  # True when the row is on disk, False if it was dropped
-    awaited: bool = True  # whether a caller waits for `written`; if not, the writer gathers more rows first
+    written: Future[bool] | None = None  # gets True when the row is on disk, False if it was dropped; None: none waits
 
 
 class Writer:
@@ -51,8 +53,10 @@ class Writer:
         self.file, self.pictures, self.watch = file, pictures, watch
         self.dropped = self.dropped_pictures = 0
         self.trouble = ""  # why the last row or picture was dropped
-        self._queue: Queue[Record | None] = Queue(_MAX_WAITING)
-        self._bytes, self._counting = 0, threading.Lock()
+        self._queue: SimpleQueue[Record | None] = SimpleQueue()  # None: the journal is closed
+        self._bytes, self._closed, self._counting = 0, False, threading.Lock()
+        self._hurry = threading.Event()  # set when a caller waits, so that the writer gathers no more rows
+        self._compressing, self._counted = 0.0, time.monotonic()  # seconds of compression that are left, and when
         events = file.events()
         self._unsaved = 0  # rows since the states of the tests were saved
         self._event = events[-1].id if events else 0  # number of the last event that the tests know
@@ -71,22 +75,21 @@ class Writer:
                 self.dropped_pictures += 1
                 self.trouble = f"the pictures that wait for the disk fill {MAX_WAITING_BYTES / 2**20:g} MiB of memory"
                 record.detection, record.file, record.size = None, None, 0
-            self._bytes += record.size
-        try:
-            if not self._thread.is_alive():
-                raise Full
-            self._queue.put_nowait(record)
-        except Full:
-            with self._counting:
-                self._bytes -= record.size
+            has_room = not self._closed and self._thread.is_alive() and self._queue.qsize() < _MAX_WAITING
+            if has_room:
+                self._bytes += record.size
+                self._queue.put(record)
+        if record.written is not None:
+            self._hurry.set()
+        if not has_room:
             self._drop([record], f"the journal is closed, or {_MAX_WAITING} rows wait for the disk")
 
     def close(self) -> None:
         """Write the records in the queue, and close the file."""
-        if not self._thread.is_alive():
-            return
-        with suppress(Full):
-            self._queue.put(None, timeout=_CLOSE_SECONDS)
+        with self._counting:
+            self._closed = True
+            self._queue.put(None)
+        self._hurry.set()
         self._thread.join(_CLOSE_SECONDS)
 
     def _work(self) -> None:
@@ -94,8 +97,9 @@ class Writer:
         open_ = True
         while open_:
             batch = [self._queue.get()]
-            if batch[0] is not None and not batch[0].awaited:
-                time.sleep(_GATHER_SECONDS)
+            if batch[0] is not None and batch[0].written is None:
+                self._hurry.wait(GATHER_SECONDS)
+            self._hurry.clear()
             with suppress(Empty):
                 while len(batch) < _MAX_BATCH and batch[-1] is not None:
                     batch.append(self._queue.get_nowait())
@@ -115,15 +119,16 @@ class Writer:
             self._drop(records, str(error))
         else:
             for record in records:
-                record.written.set_result(True)
-            for record, number in zip(records, numbers, strict=True):
-                self._save_picture(record, number)
+                if record.written is not None:
+                    record.written.set_result(True)
+            for begin in range(0, len(records), _UNNAMED):
+                self._save_pictures(records[begin : begin + _UNNAMED], numbers[begin : begin + _UNNAMED])
         with self._counting:
             self._bytes -= sum(record.size for record in records)
 
     def _store_rows(self, records: list[Record]) -> list[int]:
         """Add the rows to the drift tests, and write rows and alarms in one transaction. Return the rows' numbers."""
-        rows = [replace(record.row, regions=format_regions(record)) for record in records]
+        rows = [add_regions(record) for record in records]
         with self.file.transaction():
             resets = self.file.events(self._event, "reset")
             self.watch.apply(resets)
@@ -138,24 +143,43 @@ class Writer:
                 self._save_states()
         return numbers
 
-    def _save_picture(self, record: Record, number: int) -> None:
-        """Write the picture of row `number`, or count it as dropped."""
-        if record.detection is None:
-            return
-        trouble = ""
+    def _save_pictures(self, records: list[Record], numbers: list[int]) -> None:
+        """Write the pictures of rows, and then their names. Count those that cannot be written as dropped."""
+        for record, number in zip(records, numbers, strict=True):
+            if record.detection is not None:
+                self._save_picture(record.detection, record.file, number)
         try:
-            if not self.pictures.save(number, *encode_picture(record.detection.image, record.file)):
-                trouble = "pictures_mib leaves no room for a picture"
+            self.pictures.flush()
         except Exception as error:  # no error of the journal may stop the judging
-            trouble = str(error)
-        if trouble:
-            self.dropped_pictures, self.trouble = self.dropped_pictures + 1, trouble
+            self._drop_pictures(self.pictures.forget_unnamed(), str(error))
+
+    def _save_picture(self, detection: Detection, file: bytes | None, number: int) -> None:
+        """Write the picture of row `number`."""
+        try:
+            compress, begin = self._may_compress(), time.thread_time()
+            content, suffix = encode_picture(detection.image, file, compress)
+            self._compressing -= time.thread_time() - begin if compress else 0.0
+            if not self.pictures.save(number, content, suffix):
+                self._drop_pictures(1, "pictures_mib leaves no room for a picture")
+        except Exception as error:  # no error of the journal may stop the judging
+            self._drop_pictures(1, str(error))
+
+    def _may_compress(self) -> bool:
+        """Whether pictures have taken less than their part of the time, so that the next one may be compressed."""
+        before, self._counted = self._counted, time.monotonic()
+        self._compressing = min(self._compressing + COMPRESSING * (self._counted - before), _MOST_COMPRESSING)
+        return self._compressing > 0
+
+    def _drop_pictures(self, count: int, reason: str) -> None:
+        with self._counting:
+            self.dropped_pictures, self.trouble = self.dropped_pictures + count, reason
 
     def _drop(self, records: list[Record], reason: str) -> None:
         with self._counting:
             self.dropped, self.trouble = self.dropped + len(records), reason
         for record in records:
-            record.written.set_result(False)
+            if record.written is not None:
+                record.written.set_result(False)
 
     def _save_states(self) -> None:
         save_states(self.file, self.watch, self._event)
@@ -169,8 +193,8 @@ def save_states(file: JournalFile, watch: DriftWatch, event: int) -> None:
     file.save_fact("event", event)
 
 
-def format_regions(record: Record) -> str | None:
-    """Return the regions of an anomalous image as JSON. None: the image is not anomalous."""
+def add_regions(record: Record) -> Row:
+    """Return the record's row, with the regions of an anomalous image as JSON."""
     if record.detection is None or record.row.kept != "anomalous":
-        return None
-    return json.dumps([asdict(region) for region in record.detection.regions])
+        return record.row
+    return record.row._replace(regions=json.dumps([asdict(region) for region in record.detection.regions]))

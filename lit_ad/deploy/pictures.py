@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.deploy.journal_file import JournalFile
-from lit_ad.files import atomic_write, explain_write_errors
+from lit_ad.files import explain_write_errors
 from lit_ad.image.pixels import Pixels
 
 _FOLDER = "pictures"
@@ -36,6 +36,7 @@ class Pictures:
         self.folder = file.path.parent / _FOLDER
         named = file.pictures()
         self.bytes_used = sum(named.values())
+        self._unnamed: dict[int, tuple[str, int]] = {}  # new files whose names are not in the journal yet, by row
         with explain_write_errors(self.folder, "give another --journal"):
             self.folder.mkdir(exist_ok=True)
             for path in self.folder.iterdir():
@@ -43,7 +44,7 @@ class Pictures:
                     path.unlink()
 
     def save(self, image: int, content: bytes, suffix: str) -> bool:
-        """Write the picture of a row, and remove older ones where there is no room.
+        """Write the picture of a row, and remove older ones where there is no room. `flush` writes its name.
 
         Args:
             image: The number of the row.
@@ -56,33 +57,70 @@ class Pictures:
         Raises:
             UserError: The file cannot be written.
         """
-        if len(content) > self.most_bytes:
+        if len(content) > self.most_bytes or not self._make_room(len(content)):
             return False
-        while self.bytes_used + len(content) > self.most_bytes:
-            oldest = self.file.picture_to_remove()
-            if oldest is None:
-                return False
-            number, name, size = oldest
-            self.file.set_picture(number, None, None)
-            self.bytes_used -= size
-            with suppress(OSError):  # if the file is not gone already, the next start removes it
-                (self.folder / name).unlink()
-        name = f"{image:09d}{suffix}"
-        with atomic_write(self.folder / name) as temporary:
-            temporary.write_bytes(content)
-        self.file.set_picture(image, name, len(content))
+        path = self.folder / f"{image:09d}{suffix}"
+        with explain_write_errors(path):
+            try:
+                with path.open("wb", buffering=0) as file:
+                    file.write(content)
+            except OSError:
+                with suppress(OSError):
+                    path.unlink()
+                raise
+        self._unnamed[image] = path.name, len(content)
         self.bytes_used += len(content)
         return True
 
+    def flush(self) -> None:
+        """Write the names of new pictures into the journal, all in one transaction, which takes as long as one."""
+        if self._unnamed:
+            with self.file.transaction():
+                for image, (name, size) in self._unnamed.items():
+                    self.file.set_picture(image, name, size)
+            self._unnamed.clear()
 
-def encode_picture(pixels: Pixels, file: bytes | None) -> tuple[bytes, str]:
-    """Return a picture's content and suffix: the image file unchanged, or without one a PNG of the pixels (H, W, 3)."""
+    def forget_unnamed(self) -> int:
+        """Remove the pictures whose names could not be written, and return how many there are."""
+        count = len(self._unnamed)
+        for name, size in self._unnamed.values():
+            self.bytes_used -= size
+            with suppress(OSError):
+                (self.folder / name).unlink()
+        self._unnamed.clear()
+        return count
+
+    def _make_room(self, size: int) -> bool:
+        """Remove the oldest pictures of the least important kind until a new one has room. False: none can go."""
+        if self.bytes_used + size <= self.most_bytes:
+            return True
+        self.flush()
+        while self.bytes_used + size > self.most_bytes:
+            oldest = self.file.picture_to_remove()
+            if oldest is None:
+                return False
+            number, name, freed = oldest
+            self.file.set_picture(number, None, None)
+            self.bytes_used -= freed
+            with suppress(OSError):  # if the file is not gone already, the next start removes it
+                (self.folder / name).unlink()
+        return True
+
+
+def encode_picture(pixels: Pixels, file: bytes | None, compress: bool = True) -> tuple[bytes, str]:
+    """Return a picture's content and suffix.
+
+    Args:
+        pixels: The image, (H, W, 3).
+        file: The image file, which is the content. None: the content is a PNG of the pixels.
+        compress: Whether the PNG is compressed. If not, it takes the bytes of the pixels, and hardly any time.
+    """
     if file is not None:
         return file, f".{(Image.open(io.BytesIO(file)).format or 'bin').lower()}"
-    return _encode_png(pixels), ".png"
+    return _encode_png(pixels, compress), ".png"
 
 
-def _encode_png(pixels: Pixels) -> bytes:
+def _encode_png(pixels: Pixels, compress: bool) -> bytes:
     """Return a PNG of (H, W, 3), as a grey image if all three channels are equal.
 
     Pillow takes more than twice as long, because it chooses a filter for each row, and writes larger files of
@@ -90,15 +128,20 @@ def _encode_png(pixels: Pixels) -> bytes:
     compresses.
     """
     height, width = pixels.shape[:2]
-    grey = bool((pixels == pixels[..., :1]).all())
+    grey = _is_grey(pixels[:1]) and _is_grey(pixels)  # the first row tells it of most images
     rows = (pixels[..., 0] if grey else pixels).reshape(height, -1)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     filtered[:, 0], filtered[0, 1:] = _UP, rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    packer = zlib.compressobj(int(compress), zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     content = packer.compress(filtered.data) + packer.flush()
     header = struct.pack(">2I5B", width, height, 8, 0 if grey else 2, 0, 0, 0)  # 8 bits, grey or RGB
     return b"\x89PNG\r\n\x1a\n" + b"".join(map(_pack_chunk, (b"IHDR", b"IDAT", b"IEND"), (header, content, b"")))
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    """Whether all three channels of (H, W, 3) are equal."""
+    return all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in (1, 2))
 
 
 def _pack_chunk(kind: bytes, content: bytes) -> bytes:

@@ -119,7 +119,8 @@ def make_service(
                     if journal is not None:
                         source = query.get("source", journal.source)[:_MAX_NAME]
                         product = None if category is None else category[:_MAX_NAME]
-                        written.append(journal.record(detection, seconds, "", source, body, category=product))
+                        written.append(Future())
+                        journal.record(detection, seconds, "", source, body, product, written[0])
 
                 job = workers.submit(_judge, shared, body, category, wanted, limits, record)
                 response: Response = await asyncio.wrap_future(job.future)

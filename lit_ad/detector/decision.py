@@ -209,7 +209,7 @@ class Decision:
         """
         refuse_not_finite("the image", score)
         held = select_category(self.scores, category)
-        above = len(held) - np.searchsorted(held, np.asarray(score, np.float64), side="left")
+        above = len(held) - held.searchsorted(score)
         return (1 + above) / (len(held) + 1)
 
     def threshold(self, category: str | None = POOLED) -> float:

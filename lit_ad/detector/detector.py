@@ -187,7 +187,7 @@ class Detector:
             seconds = (perf_counter() - begin) / len(group)
             if journal is not None:
                 for detection, name in zip(detections, names, strict=True):
-                    journal.record(detection, seconds, name, awaited=False, category=category)
+                    journal.record(detection, seconds, name, category=category)
             return detections
 
         return run_in_order(judge_group, iterator, batch_size, timeout, source_timeout)

@@ -23,21 +23,23 @@ that bets all capital from the first image on.
 
 import math
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import count_folds
-from lit_ad.detector.thresholds import Floats, refuse_not_finite, select_category
+from lit_ad.detector.thresholds import refuse_not_finite, select_category
 from lit_ad.errors import check_number
 
 # A bet of power k multiplies its capital by k p^(k - 1). It gains with k < 1 if scores become higher, and p lower; with
 # k > 1 if scores become lower.
 POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])
 LOG_POWERS = np.log(POWERS)
+_POWER_BETS: list[tuple[float, float]] = list(zip(LOG_POWERS.tolist(), (POWERS - 1).tolist(), strict=True))
 ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])  # multiples of the odds of the stated rate
 SPENT_HALF = 100  # the number of images after which half of the capital has been bet
 _MEMBERS = 10_000  # the number of scores that a `DriftTest` remembers; they take 0.3 MiB
@@ -59,6 +61,8 @@ class Alarm:
 class Capital:
     """The capital of a mixture of bets, as logarithms. It raises an alarm when it reaches 1 / delta.
 
+    The numbers are Python's, not arrays: on so few numbers, one function of NumPy takes as long as all of `bet`.
+
     Args:
         bets: The number of bets in the mixture.
         delta: The probability of a false alarm, ever.
@@ -73,31 +77,36 @@ class Capital:
         self.images = 0
         self.log = 0.0
         self.alarm: Alarm | None = None
-        self._logs: Floats = np.full(bets, -np.inf)
-        self._gains = np.zeros(bets)  # the log gain of each bet since its capital was lowest
-        self._since_images, self._since = np.zeros(bets), np.zeros(bets)  # the image at which it was lowest; its time
+        self._logs = [-math.inf] * bets
+        self._gains = [0.0] * bets  # the log gain of each bet since its capital was lowest
+        self._since_images, self._since = [0] * bets, [0.0] * bets  # the image at which it was lowest; its time
 
-    def bet(self, log_factors: Floats, time: float) -> None:
+    def bet(self, log_factors: Sequence[float], time: float) -> None:
         """Multiply each bet's part of the capital by its gain on one image.
 
         Args:
-            log_factors: The logarithms of the gains, (bets,).
+            log_factors: The logarithms of the gains, one for each bet.
             time: The time of the image, for the alarm.
         """
         before, self.images = SPENT_HALF + self.images, self.images + 1
         fresh = math.log(SPENT_HALF / before / (before + 1) / len(self._logs))
-        self._logs = np.logaddexp(self._logs, fresh) + log_factors
         waiting = math.log(SPENT_HALF / (before + 1))
-        highest = max(waiting, float(self._logs.max()))
-        self.log = highest + math.log(math.exp(waiting - highest) + float(np.exp(self._logs - highest).sum()))
+        logs, exp, log1p = self._logs, math.exp, math.log1p
+        for number, factor in enumerate(log_factors):  # adds the fresh capital to the bet's, and multiplies both
+            high, low = (logs[number], fresh) if logs[number] > fresh else (fresh, logs[number])
+            logs[number] = high + log1p(exp(low - high)) + factor
+        highest = max(waiting, *logs)
+        self.log = highest + math.log(exp(waiting - highest) + sum(exp(log - highest) for log in logs))
         if self.alarm is not None:
             return
-        low = self._gains <= 0
-        self._gains[low], self._since_images[low], self._since[low] = 0, self.images, time
-        self._gains += log_factors
+        gains = self._gains
+        for number, factor in enumerate(log_factors):
+            if gains[number] <= 0:
+                gains[number], self._since_images[number], self._since[number] = 0.0, self.images, time
+            gains[number] += factor
         if self.log >= -math.log(self.delta):
-            best = int(self._gains.argmax())
-            self.alarm = Alarm(self.images, time, int(self._since_images[best]), float(self._since[best]))
+            best = gains.index(max(gains))
+            self.alarm = Alarm(self.images, time, int(self._since_images[best]), self._since[best])
 
     def to_state(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -106,10 +115,10 @@ class Capital:
             "images": self.images,
             "log": self.log,
             "alarm": None if self.alarm is None else asdict(self.alarm),
-            "logs": [None if math.isinf(value) else value for value in self._logs.tolist()],  # JSON has no infinity
-            "gains": self._gains.tolist(),
-            "since_images": self._since_images.tolist(),
-            "since": self._since.tolist(),
+            "logs": [None if math.isinf(value) else value for value in self._logs],  # JSON has no infinity
+            "gains": list(self._gains),
+            "since_images": list(self._since_images),
+            "since": list(self._since),
         }
 
     @classmethod
@@ -118,10 +127,9 @@ class Capital:
         capital = cls(len(state["logs"]), state["delta"])
         capital.images, capital.log = state["images"], state["log"]
         capital.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
-        capital._logs = np.array([-np.inf if value is None else value for value in state["logs"]])
-        capital._gains, capital._since_images, capital._since = (
-            np.array(state[name]) for name in ("gains", "since_images", "since")
-        )
+        capital._logs = [-math.inf if value is None else value for value in state["logs"]]
+        capital._gains, capital._since = list(state["gains"]), list(state["since"])
+        capital._since_images = list(state["since_images"])
         return capital
 
 
@@ -200,8 +208,9 @@ class DriftTest:
         p = (len(bag) - high + (1 - self._random.random()) * (high - low + 1)) / (len(bag) + 1)
         insort(bag, score)
         if len(bag) > self.members:
-            del bag[int(self._random.integers(len(bag)))]
-        self.capital.bet(LOG_POWERS + (POWERS - 1) * math.log(p), time)
+            del bag[int(self._random.random() * len(bag))]  # `integers` takes three times as long
+        log_p = math.log(p)
+        self.capital.bet([log_power + exponent * log_p for log_power, exponent in _POWER_BETS], time)
         return p
 
     def to_state(self) -> dict[str, Any]:
@@ -243,7 +252,7 @@ class ShareTest:
         self.rate = rate
         self.capital = Capital(len(ODDS), delta)
         rates = ODDS * rate / (1 - rate + ODDS * rate)
-        self._gains: NDArray[np.float64] = np.log([(1 - rates) / (1 - rate), rates / rate])
+        self._gains: list[list[float]] = np.log([(1 - rates) / (1 - rate), rates / rate]).tolist()
 
     @property
     def alarm(self) -> Alarm | None:

@@ -19,11 +19,8 @@ T = TypeVar("T")
 class Record(Protocol):
     """The place to which the verdicts of a stream are written: a `lit_ad.deploy.journal.Journal`."""
 
-    def record(
-        self, detection: Any, seconds: float, name: str = "", *, awaited: bool = True, category: str | None = None
-    ) -> object:
-        """Queue a Detection, its seconds, the image's name and the category that was asked for, to be written.
-        `awaited`: whether the caller then waits until they are written."""
+    def record(self, detection: Any, seconds: float, name: str = "", *, category: str | None = None) -> None:
+        """Queue a Detection, its seconds, the image's name and the category that was asked for, to be written."""
 
 
 def run_in_order(

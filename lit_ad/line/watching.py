@@ -86,7 +86,7 @@ class Watching:
                 return [] if again else [Outcome(arrival.name, None, str(error))]
             seconds = time.perf_counter() - begin
             if self.journal is not None:
-                self.journal.record(detection, seconds, arrival.name, file=content, awaited=False)
+                self.journal.record(detection, seconds, arrival.name, file=content)
             return [Outcome(arrival.name, detection, "", seconds)]
 
         self._last_report = time.monotonic()

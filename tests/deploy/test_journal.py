@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def detector(decision: Decision | None = DECISION) -> Detector:
 
 def detection(score: float, decision: Decision | None = DECISION) -> Detection:
     return Detection(PIXELS, score, np.full((32, 32), score, np.float32), (0, 0, 32, 32), decision)
+
+
+def write(journal: Journal, found: Detection, name: str = "", file: bytes | None = None) -> bool:
+    """Record a verdict, wait for its row, and return whether it is on disk."""
+    written = Future[bool]()
+    journal.record(found, 0.1, name, file=file, written=written)
+    return written.result(60)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -85,7 +93,7 @@ def test_the_image_file_is_kept_as_it_came(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "JPEG")
     with Journal(tmp_path, detector()) as journal:
-        assert journal.record(detection(120.0), 0.1, file=file.getvalue()).result(30)
+        assert write(journal, detection(120.0), file=file.getvalue())
     assert (tmp_path / "pictures" / rows(tmp_path)[0]["picture"]).read_bytes() == file.getvalue()
 
 
@@ -101,7 +109,7 @@ def test_pictures_are_bounded_and_the_oldest_sampled_go_first(tmp_path: Path) ->
     size = 3500  # a PNG of 32x32 noise has a little less
     with Journal(tmp_path, detector(), JournalSettings(sample=1, pictures_mib=4 * size / 2**20)) as journal:
         for score in (150.0, 5.0, 6.0, 93.0, 7.0, 160.0, 170.0):
-            assert journal.record(detection(score), 0.1).result(30)
+            assert write(journal, detection(score))
     assert DECISION.p_value(93.0) <= BORDERLINE * DECISION.operating_point().p_value
     assert [row["score"] for row in rows(tmp_path) if row["picture"]] == [150, 93, 160, 170]
     named = {row["picture"] for row in rows(tmp_path)} - {None}
@@ -112,14 +120,13 @@ def test_pictures_are_bounded_and_the_oldest_sampled_go_first(tmp_path: Path) ->
 def test_a_full_disk_does_not_stop_the_journal(tmp_path: Path) -> None:
     """SQLite refuses to grow, and later grows again. Rows that were refused in between are counted."""
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
-        assert journal.record(detection(5.0), 0.1).result(30)
+        assert write(journal, detection(5.0))
         pages = journal.file.connection.execute("PRAGMA page_count").fetchone()[0]
         journal.file.connection.execute(f"PRAGMA max_page_count = {pages}")
-        written = [journal.record(detection(5.0, DECISION), 0.1, name="n" * 2000) for _ in range(200)]
-        dropped = sum(not each.result(30) for each in written)
+        dropped = sum(not write(journal, detection(5.0), "n" * 2000) for _ in range(200))
         assert dropped == journal.dropped > 100 and "full" in journal.trouble
         journal.file.connection.execute("PRAGMA max_page_count = 1000000")
-        assert journal.record(detection(6.0), 0.1).result(30)
+        assert write(journal, detection(6.0))
         assert journal.description()["dropped"] == dropped
     assert len(rows(tmp_path)) == 202 - dropped
 
@@ -128,7 +135,7 @@ def test_pictures_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
     with Journal(tmp_path, detector()) as journal:
         (tmp_path / "pictures").rmdir()
         (tmp_path / "pictures").write_text("in the way")
-        assert journal.record(detection(150.0), 0.1).result(30)
+        assert write(journal, detection(150.0))
     assert journal.dropped_pictures == 1 and "pictures" in journal.trouble
     assert [row["picture"] for row in rows(tmp_path)] == [None]
 
@@ -136,7 +143,7 @@ def test_pictures_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
 def test_a_closed_journal_drops_rows(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         pass
-    assert not journal.record(detection(5.0), 0.1).result(0)
+    assert not write(journal, detection(5.0))
     assert journal.dropped == 1 and "closed" in journal.trouble
 
 
@@ -180,10 +187,10 @@ def test_drift_goes_on_after_a_restart(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from tests.deploy.test_journal import Journal, JournalSettings, detection, detector, drifting
+from tests.deploy.test_journal import Journal, JournalSettings, detection, detector, drifting, write
 journal = Journal(sys.argv[1], detector(), JournalSettings(sample=0))
 for number, score in enumerate(drifting(10_000)):
-    assert journal.record(detection(score), 0.1, name=str(number)).result(30)
+    assert write(journal, detection(score), str(number))
     print(number, flush=True)
 """
 
@@ -212,7 +219,7 @@ def test_rows_reported_as_written_survive_a_kill(tmp_path: Path) -> None:
     with Journal(tmp_path / "again", detector(), JournalSettings(sample=0)) as journal:
         for score in written:
             journal.record(detection(score), 0.1)
-        assert journal.record(detection(99.0), 0.1).result(60)  # anomalous: the test of the scores ignores it
+        assert write(journal, detection(99.0))  # anomalous: the test of the scores ignores it
         assert journal.watch.tests["", ""]["scores"].capital.log == capital
 
 
@@ -220,11 +227,11 @@ def test_another_process_can_reset_the_tests_with_a_reason(tmp_path: Path) -> No
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         for score in drifting(300):
             journal.record(detection(score), 0.1)
-        assert journal.record(detection(5.0), 0.1).result(30) and journal.alarms()
+        assert write(journal, detection(5.0)) and journal.alarms()
         other = JournalFile(tmp_path, alone=False)
         other.add_event("reset", None, None, "new lamp")
         other.close()
-        assert journal.record(detection(5.0), 0.1).result(30) and not journal.alarms()
+        assert write(journal, detection(5.0)) and not journal.alarms()
         assert journal.watch.tests["", ""]["scores"].capital.images == 1
     assert [kind for kind, _ in events(tmp_path)] == ["alarm", "reset"]
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
@@ -233,7 +240,7 @@ def test_another_process_can_reset_the_tests_with_a_reason(tmp_path: Path) -> No
 
 def test_another_detector_restarts_the_tests(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
-        assert journal.record(detection(50.0), 0.1).result(30)
+        assert write(journal, detection(50.0))
     with Journal(tmp_path, detector(DECISION.with_rate(0.1)), JournalSettings(sample=0)) as journal:
         assert not journal.watch.tests
     assert events(tmp_path) == [("reset", "another detector, decision, delta or anomalous_rate")]
@@ -241,7 +248,7 @@ def test_another_detector_restarts_the_tests(tmp_path: Path) -> None:
 
 def test_without_a_threshold_nothing_is_tested(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(None), JournalSettings(sample=1)) as journal:
-        assert journal.record(detection(5.0, None), 0.1, name="a\nb").result(30)
+        assert write(journal, detection(5.0, None), "a\nb")
         assert "Nothing is tested" in journal.description()["drift"]["promise"]
     (row,) = rows(tmp_path)
     assert (row["verdict"], row["p_value"], row["name"]) == (None, None, "a\\nb") and row["picture"]

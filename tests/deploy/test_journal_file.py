@@ -1,7 +1,6 @@
 """The SQLite file keeps rows and events in order, writes whole transactions, and has one writer."""
 
 import sqlite3
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -97,12 +96,12 @@ def test_a_journal_of_schema_1_is_upgraded(tmp_path: Path) -> None:
         *("DROP TABLE versions", "PRAGMA user_version = 1"),
     ):
         connection.execute(change)
-    columns = ", ".join(field.name for field in fields(Row) if field.name not in ("look", "version"))
-    values = [value for name, value in vars(row(7.0)).items() if name not in ("look", "version")]
+    columns = ", ".join(name for name in Row._fields if name not in ("look", "version"))
+    values = [value for name, value in row(7.0)._asdict().items() if name not in ("look", "version")]
     connection.execute(f"INSERT INTO images ({columns}) VALUES ({', '.join('?' * len(values))})", values)
     connection.commit()
     connection.close()
     file = JournalFile(tmp_path, alone=True)
-    assert file.insert([replace(row(8.0), version=1)]) == [2]
-    assert list(file.rows()) == [(1, row(7.0)), (2, replace(row(8.0), version=1))]
+    assert file.insert([row(8.0)._replace(version=1)]) == [2]
+    assert list(file.rows()) == [(1, row(7.0)), (2, row(8.0)._replace(version=1))]
     assert file.last_time("line", "part.png") == 1e9 and file.last_time("line", "other.png") is None

@@ -22,6 +22,7 @@ def fill(folder: Path) -> JournalFile:
         (image,) = file.insert([row])
         if number < 4:
             assert pictures.save(image, bytes(10), ".png")
+    pictures.flush()
     return file
 
 
@@ -88,6 +89,7 @@ def test_labelled_pictures_stay(tmp_path: Path) -> None:
     for image in (1, 2, 4):
         labels.add(image, "good")
     assert pictures.save(5, bytes(20), ".png")
+    pictures.flush()
     assert sorted(file.pictures().values()) == [10, 10, 10, 20] and not (tmp_path / "pictures/000000003.png").exists()
     labels.add(5, "good")
     (image,) = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, "anomalous", False, None)])

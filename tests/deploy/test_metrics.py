@@ -24,7 +24,7 @@ from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.live import Live
 from lit_ad.deploy.metrics import Metrics
-from tests.deploy.test_journal import detection, detector
+from tests.deploy.test_journal import detection, detector, write
 from tests.deploy.test_live import STATUS
 from tests.deploy.test_serve import served
 
@@ -60,7 +60,7 @@ def test_metrics_of_a_journal(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(anomalous_rate=0.01, sample=0), 'line "1"') as journal:
         metrics = Metrics(journal, lambda: 0)
         for _ in range(4):
-            assert journal.record(detection(150.0), 0.1).result(30)
+            assert write(journal, detection(150.0))
         journal.writer.dropped = 3
         found = samples(metrics)
     share = "[('category', ''), ('source', 'line \"1\"'), ('test', 'share')]"
@@ -144,7 +144,7 @@ def test_a_prometheus_answers_each_query_of_the_dashboard(tmp_path: Path) -> Non
 
 def test_the_dashboard_asks_only_for_metrics_that_exist(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
-        journal.record(detection(5.0), 0.1).result(30)
+        write(journal, detection(5.0))
         metrics = Metrics(journal, lambda: 0, lambda: STATUS)
         metrics.observe(detection(5.0), 0.1)
         known = {name.partition("[")[0] for name in samples(metrics)}

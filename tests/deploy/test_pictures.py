@@ -1,6 +1,7 @@
 """Pictures stay within their limit, and the journal names exactly the files that exist."""
 
 import io
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from lit_ad.deploy.pictures import Pictures, encode_picture
 
 def save(file: JournalFile, pictures: Pictures, kept: str, size: int) -> bool:
     (number,) = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, kept, False, None)])
-    return pictures.save(number, bytes(size), ".png")
+    saved = pictures.save(number, bytes(size), ".png")
+    pictures.flush()
+    return saved
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -38,6 +41,39 @@ def test_files_left_by_a_killed_process_are_removed(tmp_path: Path) -> None:
         (tmp_path / "pictures" / name).write_bytes(b"x")
     assert Pictures(file, 100).bytes_used == 20
     assert sizes(tmp_path) == {"000000001.png": 20}
+
+
+def test_names_are_written_together_and_before_older_pictures_go(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path, alone=True)
+    pictures = Pictures(file, 1000)
+    numbers = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, "sample", False, None)] * 60)
+    for number in numbers[:10]:
+        assert pictures.save(number, bytes(20), ".png")
+    assert not file.pictures() and len(sizes(tmp_path)) == 10
+    for number in numbers[10:]:
+        assert pictures.save(number, bytes(20), ".png")
+    pictures.flush()
+    assert file.pictures() == sizes(tmp_path) and min(file.pictures()) == "000000011.png" and len(sizes(tmp_path)) == 50
+
+
+def test_pictures_whose_names_cannot_be_written_are_removed(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path, alone=True)
+    pictures = Pictures(file, 1000)
+    save(file, pictures, "sample", 30)
+    (number,) = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, "sample", False, None)])
+    assert pictures.save(number, bytes(20), ".png")
+    with file.transaction(), pytest.raises(sqlite3.OperationalError):  # within another transaction
+        pictures.flush()
+    assert pictures.forget_unnamed() == 1 and pictures.bytes_used == 30
+    assert sizes(tmp_path) == file.pictures() == {"000000001.png": 30}
+
+
+def test_a_png_without_compression_has_the_pixels_and_their_bytes() -> None:
+    pixels = np.zeros((40, 50, 3), np.uint8)
+    pixels[..., 1] = 9
+    (large, _), (small, _) = (encode_picture(pixels, None, compress) for compress in (False, True))
+    assert len(small) < 200 and pixels.nbytes < len(large) < pixels.nbytes + 500
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(large))), pixels)
 
 
 def test_a_picture_is_the_image_file_or_a_png_of_the_pixels() -> None:

@@ -25,6 +25,7 @@ def file(tmp_path: Path) -> JournalFile:
         verdict = "anomalous" if p <= 0.05 else "nominal"
         (number,) = file.insert([Row(0.0, "", "", "", 1.0, p, verdict, 0.1, "sample", sampled, None, None, version)])
         pictures.save(number, b"x", ".png")
+        pictures.flush()
     labels = Labels(tmp_path, 0.05)
     for number, (_, label, *_) in enumerate(IMAGES, 1):
         labels.add(number, label)

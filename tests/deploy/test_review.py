@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.serve import make_service
-from tests.deploy.test_journal import PIXELS, detection, detector
+from tests.deploy.test_journal import PIXELS, detection, detector, write
 from tests.deploy.test_serve import served
 
 
@@ -28,7 +28,7 @@ from tests.deploy.test_serve import served
 def journal(tmp_path: Path) -> Any:
     with Journal(tmp_path, detector(), JournalSettings(sample=1)) as journal:
         for score in (150.0, 94.0, 5.0):
-            assert journal.record(detection(score), 0.1).result(30)
+            assert write(journal, detection(score))
         deadline = time.monotonic() + 30
         while len(journal.file.pictures()) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
