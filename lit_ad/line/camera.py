@@ -145,14 +145,14 @@ class CameraFeed:
 
     def _work(self) -> None:
         """Read frames until `close` is called. Open the camera again when it gives none."""
-        pause = 1.0
+        pause, last = 1.0, datetime.now(UTC)
         while not self._closing.is_set():
             success, frame = self._capture.read()
             if success:
-                pause = 1.0
+                pause, last = 1.0, datetime.now(UTC)
                 self._keep(frame)
                 continue
-            self.trouble = f"{self.name} has given no pictures since {datetime.now(UTC).isoformat(' ', 'seconds')}"
+            self.trouble = f"{self.name} has given no pictures since {last.isoformat(' ', 'seconds')}"
             self._capture.release()
             if self._closing.wait(pause):
                 break

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -29,6 +29,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.line.feed import FeedSettings
 from lit_ad.methods.stfpm import STFPM
+from tests.serving import find_free_port
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,55 @@ def test_paths_on_standard_input_are_judged(exported: Path, images: Path) -> Non
     assert process.returncode == 0, errors
     assert [json.loads(line)["source"] for line in out.splitlines()] == ["standard input"] * 2
     assert "2 images judged" in errors
+
+
+SYSTEM_PYTHON, RTSP_SERVER = "/usr/bin/python3", Path(__file__).parents[1] / "rtsp_server.py"
+RTSP_PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+
+
+@contextmanager
+def rtsp_camera(port: int) -> Iterator[None]:
+    """Serve a moving video by RTSP during the block."""
+    if not Path(SYSTEM_PYTHON).exists():
+        pytest.skip(f"needs Debian's {SYSTEM_PYTHON}")
+    command = [SYSTEM_PYTHON, str(RTSP_SERVER), str(port)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None and server.stderr is not None
+        if server.stdout.readline() != "serves\n":
+            pytest.skip(f"needs apt-get install {RTSP_PACKAGES}: {server.stderr.read()}")
+        try:
+            yield
+        finally:
+            server.kill()
+
+
+@pytest.mark.slow  # waits for a server, twice
+def test_an_rtsp_camera_is_judged_and_found_again_after_a_cut(exported: Path, tmp_path: Path) -> None:
+    out, port = tmp_path / "out.jsonl", find_free_port()
+    address = f"rtsp://ada:geheim@127.0.0.1:{port}/line"
+
+    def read_scores() -> list[float]:
+        return [json.loads(line)["score"] for line in out.read_text().splitlines()] if out.exists() else []
+
+    with ExitStack() as stack:
+        with rtsp_camera(port):
+            options = ["--detector", exported, "--to.json_lines", out, "--feed.every", 0.1]
+            process = stack.enter_context(watching(address, *options))
+            wait(lambda: len(read_scores()) >= 8)
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "given no pictures" in line)
+        assert told.startswith(f"rtsp://127.0.0.1:{port}/line has given no pictures since 20")
+        judged = read_scores()
+        time.sleep(2.5)  # it tries again twice
+        with rtsp_camera(port):
+            wait(lambda: len(read_scores()) >= len(judged) + 8)
+            _, errors = end(process)
+    assert "given no pictures" not in errors and "the trouble is over" in errors and "geheim" not in errors + told
+    assert len(set(judged)) > 2 and len(set(read_scores()[len(judged) :])) > 2  # the ball moves
+    assert f"{len(read_scores())} images judged" in errors
 
 
 def test_sources_and_settings_that_do_not_fit_are_refused(exported: Path, tmp_path: Path) -> None:
