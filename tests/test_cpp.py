@@ -233,6 +233,12 @@ def test_it_agrees_with_the_detector(
     assert done.returncode == (0 if judged == len(images) else 1)
 
 
+def test_a_category_without_thresholds_is_refused(judge: Judge, file: Callable[..., Path], images: list[Path]) -> None:
+    done = judge(file("STFPM", {}, {}), images[0], "--category", "c")
+    told = "judge: category c is not one of the detector's: it has a, b\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
 def test_a_bad_image_gets_a_line_with_the_error_and_others_are_judged(
     judge: Judge, file: Callable[..., Path], images: list[Path], tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ cv::Mat decode_png(const std::string& text) {
   return rgb;
 }
 
-// The value of a category; for an unknown category, the value of all categories together. Null if there is none.
+// The value of a category; if it has none, the value of all categories together. Null if there is none.
 template <typename Value>
 const Value* find(const std::map<std::string, Value>& values, const std::string& category) {
   auto found = values.find(category);
@@ -77,6 +77,7 @@ Detector::Detector(const std::string& file, int threads) : environment_(ORT_LOGG
 }
 
 Verdict Detector::operator()(const cv::Mat& image, const std::string& category) const {
+  check_category(category);
   Verdict verdict{};
   verdict.seen = (*view_)(image);
   const Judgement judgement = view_->tile ? judge_tiles(verdict.seen) : judge(verdict.seen);
@@ -87,6 +88,15 @@ Verdict Detector::operator()(const cv::Mat& image, const std::string& category) 
   if (!judgement.map.empty()) verdict.map = view_->original_map(judgement.map, verdict.seen.box, image.size());
   decide(verdict, image.size());
   return verdict;
+}
+
+void Detector::check_category(const std::string& category) const {
+  if (category.empty() || held_out_.empty() || held_out_.count(category)) return;
+  std::string known;
+  for (const auto& [name, scores] : held_out_)
+    if (!name.empty()) known += (known.empty() ? "has " : ", ") + name;
+  throw UserError("category " + category + " is not one of the detector's: it " +
+                  (known.empty() ? "has none: leave it out" : known));
 }
 
 // n images (H, W) RGB -> scores and maps. The network takes (n, 3, H, W).

@@ -37,9 +37,12 @@ class Detector {
   // scores or maps here than from the checkpoint.
   Detector(const std::string& file, int threads);
 
-  // Judges an image, as `read_image` returns it. For an unknown category, the threshold of all categories together
+  // Judges an image, as `read_image` returns it. If the category is empty, the threshold of all categories together
   // decides. Throws UserError.
   Verdict operator()(const cv::Mat& image, const std::string& category) const;
+
+  // Throws UserError if there are thresholds, but none of this category.
+  void check_category(const std::string& category) const;
 
   const View& view() const { return *view_; }
 

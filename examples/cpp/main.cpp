@@ -145,6 +145,7 @@ int main(int count, char** words) {
     }
     const Options options = parse(given);
     const lit_ad::Detector detector(options.model, options.threads);
+    detector.check_category(options.category);
     int code = 0;
     for (const std::string& path : options.images) {
       Json line;

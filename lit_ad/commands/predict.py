@@ -141,9 +141,10 @@ def judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predi
 
 def _judge_sample(detector: Detector, sample: Sample, index: int) -> Judged:
     """Judge a sample. If that fails, return a blank image, with the reason in its sample."""
-    view = detector.card.view
+    view, decision = detector.card.view, detector.card.decision
+    known = decision is not None and sample.category in decision.scores
     try:
-        detection = detector(sample.image, sample.category)
+        detection = detector(sample.image, sample.category if known else None)
     except UserError as error:
         blank = view.blank()
         size = (blank.shape[0], blank.shape[1])

@@ -94,7 +94,7 @@ def watch(
         chosen = require_detector("watch", detector, None)
     import_own_method(chosen)
     judging = Detector.load(chosen, weights, device)
-    _refuse_category(judging, feed.category)
+    judging.check_category(feed.category, "--feed.category")
     for line in list_notes(judging.card.decision):
         print(line, file=sys.stderr)
     name = feed.name if feed.name is not None else choose_name(source)
@@ -165,15 +165,6 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
         f"{source} is no source: give a folder, a video file, a camera (0, /dev/video0, rtsp://HOST/PATH), or - for "
         "paths on standard input"
     )
-
-
-def _refuse_category(detector: Detector, category: str | None) -> None:
-    """Raise UserError if a detector has no thresholds of a category: thresholds of others would decide."""
-    decision = detector.card.decision
-    known = [] if decision is None else [name for name in decision.scores if name]
-    if category is not None and decision is not None and category not in known:
-        has = f"has {', '.join(known)}" if known else "has none: leave it out"
-        raise UserError(f"--feed.category {printable(category)} is not one of the detector's: it {has}")
 
 
 def _refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:

@@ -88,8 +88,7 @@ class Journal:
             name: The name of the image.
             source: The name of the camera or line. None: the journal's own source.
             file: The image file. If a picture is kept, it is this file; None: a PNG of the pixels.
-            category: The category that the client named. The row gets it if the detector has no threshold of that name,
-                so that the drift tests keep the image apart from those of other categories.
+            category: The category that the client named. The row has it also if the detector has no thresholds at all.
             written: Gets True when the row is on disk, and False if the row was dropped. None: nobody waits for the
                 row, so the writer gathers several rows before it writes.
         """

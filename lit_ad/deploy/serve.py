@@ -112,7 +112,7 @@ def make_service(
             async with asyncio.timeout(limits.seconds) as limit:
                 body, category = await read_upload(request, limits)
                 wanted, query = _parse_wanted(request), request.query_params
-                category = query.get("category", category)
+                category = query.get("category", category) or None
 
                 def record(detection: Detection, seconds: float) -> None:
                     metrics.observe(detection, seconds)

@@ -27,6 +27,7 @@ from lit_ad.detector.verification import verify as verify_loaded
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.pixels import Pixels
 from lit_ad.image.view import Box
+from lit_ad.names import printable
 from lit_ad.threads import enter_stage
 
 if TYPE_CHECKING:
@@ -129,19 +130,21 @@ class Detector:
 
         Args:
             images: One image (see `inputs.ImageLike`), a sequence of images, a tensor (B, C, H, W), or an iterator.
-            category: For a model of several products, the category whose thresholds decide. None, or one that is not
-                known: the thresholds of all categories together.
+            category: For a model of several products, the category whose thresholds decide. None: the thresholds of
+                all categories together.
             bgr: Whether the channels of arrays and tensors are blue, green, red, as OpenCV has them.
 
         Returns:
             A `Detection` for one image, a list for a sequence or a tensor, an iterator for an iterator.
 
         Raises:
-            UserError: An input is no image, or an image cannot be read or is too small; the message names it.
+            UserError: An input is no image, or an image cannot be read or is too small; the message names it. Or there
+                are no thresholds of the category.
             NotFiniteError: A score or map is NaN or infinite; the message names the image.
         """
         several = list_images(images)
         if several is None:
+            self.check_category(category)
             return self._judge([images], [name_image(images)], category, bgr)[0]
         stream = self.stream(several, category, bgr=bgr)
         return list(stream) if isinstance(several, list) else stream
@@ -176,6 +179,7 @@ class Detector:
             TimeLimitError: A step took longer than its limit; the message says which. The program can still end: no
                 thread keeps it alive.
         """
+        self.check_category(category)
         iterator, shared = iterate_images(images), self.shared
         for setting, value in (("batch_size", batch_size), ("timeout", timeout), ("source_timeout", source_timeout)):
             if value is not None:
@@ -191,6 +195,20 @@ class Detector:
             return detections
 
         return run_in_order(judge_group, iterator, batch_size, timeout, source_timeout)
+
+    def check_category(self, category: str | None, setting: str = "category") -> None:
+        """Raise UserError if there are thresholds, but none of this category: those of other products would decide.
+
+        Args:
+            category: The category, or None.
+            setting: The name of the option that gave it, for the message.
+        """
+        decision = self.card.decision
+        if category is None or decision is None or category in decision.scores:
+            return
+        known = [name for name in decision.scores if name]
+        has = f"has {', '.join(map(printable, known))}" if known else "has none: leave it out"
+        raise UserError(f"{setting} {printable(category)} is not one of the detector's: it {has}")
 
     @property
     def shared(self) -> "Detector":
@@ -221,7 +239,7 @@ class Detector:
 
         group = [self._read(image, name, bgr) for image, name in zip(images, names, strict=True)]
         decision, view = self.card.decision, self.card.view
-        known_category = category if decision is not None and category in decision.scores else None
+        known_category = None if decision is None else category
         same_size = len({network_input.shape for _, network_input, _ in group}) == 1
         judgements: list[Judgement] = []
         for part in [group] if same_size else [[entry] for entry in group]:

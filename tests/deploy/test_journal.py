@@ -82,10 +82,12 @@ def test_each_verdict_of_a_stream_has_a_row(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(kept), images[0]) and written[10]["picture"] is None
 
 
-def test_a_category_that_the_detector_does_not_know_stays_apart(tmp_path: Path) -> None:
-    """Its images would else pass for those of the product that the detector is of, and be trained on."""
-    with Journal(tmp_path, detector()) as journal:
-        assert [found.category for found in detector().stream([PIXELS], "bolt", journal=journal)] == [None]
+def test_a_category_is_kept_where_no_thresholds_decide(tmp_path: Path) -> None:
+    """Its images would else pass for those of another product, and be trained on."""
+    with Journal(tmp_path, detector(None)) as journal:
+        assert [found.category for found in detector(None).stream([PIXELS], "bolt", journal=journal)] == [None]
+        with pytest.raises(UserError, match="category bolt is not one of the detector's: it has none: leave it out"):
+            detector().stream([PIXELS], "bolt", journal=journal)
     assert [row["category"] for row in rows(tmp_path)] == ["bolt"]
 
 

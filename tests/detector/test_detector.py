@@ -137,6 +137,18 @@ def test_a_detector_prints_in_a_line(bright: Detector) -> None:
     assert str(by_hand) == "Detector(bright, fp32, nut, threshold 7 set by hand)"
 
 
+def test_a_category_without_thresholds_is_refused(bright: Detector) -> None:
+    held = {"a": np.arange(9.0), "b\nb": np.arange(9.0)}
+    several = Detector(bright.network, replace(bright.card, decision=Decision(held, held, held, false_alarm=0.1)))
+    pixels, error = np.zeros((16, 16, 3), np.uint8), r"category c is not one of the detector's: it has a, b\\nb"
+    assert several(pixels, "a").category == "a" and several(pixels).category is None
+    calls = (lambda: several(pixels, "c"), lambda: several([pixels], "c"), lambda: several.stream([pixels], "c"))
+    for call in calls:
+        with pytest.raises(UserError, match=error):
+            call()
+    assert bright(pixels, "c").category is None  # it has no thresholds at all
+
+
 def test_arrays_of_opencv(bright: Detector) -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     alpha = np.dstack([image, np.full((16, 16), 255, np.uint8)])
