@@ -25,7 +25,7 @@ GATHER_SECONDS = 0.5  # wait for more rows if no caller waits: one transaction t
 _ROWS_PER_SAVE = 1000  # how often the states of the tests are saved; a start reads the rows since the last save again
 _CLOSE_SECONDS = 60.0  # `close` waits this long for the queue to empty
 _UNNAMED = 16  # rows whose pictures' names are written together; a kill loses the pictures that have no name yet
-COMPRESSING = 0.01  # the part of one core's time that may go into the compression of pictures
+COMPRESSING = 0.005  # the part of one core's time that may go into the compression of pictures
 _MOST_COMPRESSING = 1.0  # seconds of compression that an idle time may save up
 
 
