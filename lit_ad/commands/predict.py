@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lit_ad.batch import Sample
+from lit_ad.commands.lazy_import import import_function
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.signature import Parser
 from lit_ad.data.sources.images import Images
@@ -43,9 +44,7 @@ def predict(arguments: list[str]) -> None:
     if words and _stands_alone(words[0], arguments):
         _predict_alone(arguments)
         return
-    from lit_ad.lightning_cli.cli import main  # imports all of training, which a Detector does not need
-
-    main(arguments)
+    import_function("lightning_cli.cli.main")(arguments)  # imports all of training, which a Detector does not need
 
 
 def _stands_alone(given: str, arguments: Sequence[str]) -> bool:
