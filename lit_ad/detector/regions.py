@@ -54,32 +54,16 @@ def find_regions(mask: Mask, anomaly_map: NDArray[np.float32], mm_per_pixel: flo
     )
     peaks = np.maximum.reduceat(np.maximum.reduceat(values, offsets)[order], first)
     hulls = _find_convex_hulls(parts.owner[order], rows, starts, ends)
-    regions = [
-        _make_region(box, area, peak, total, centroid, *_fit_rectangle(hull), mm_per_pixel)
-        for box, area, peak, total, centroid, hull in zip(
-            zip(*(edge.tolist() for edge in edges), strict=True),
-            *(parts.sizes.tolist(), peaks.tolist(), sums.tolist()),
-            zip(*(centres.tolist() for centres in centroids), strict=True),
-            hulls,
-            strict=True,
-        )
-    ]
+    boxes = zip(*(edge.tolist() for edge in edges), strict=True)
+    centres = zip(*(each.tolist() for each in centroids), strict=True)
+    numbers = zip(boxes, parts.sizes.tolist(), peaks.tolist(), sums.tolist(), centres, hulls, strict=True)
+    regions = []
+    for box, area, peak, total, centroid, hull in numbers:
+        length, width = _fit_rectangle(hull)
+        mm = mm_per_pixel
+        millimetres = (None, None, None) if mm is None else (area * mm**2, length * mm, width * mm)
+        regions.append(Region(box, area, peak, total / area, centroid, length, width, *millimetres))
     return sorted(regions, key=lambda region: -region.peak)
-
-
-def _make_region(
-    box: tuple[int, int, int, int],
-    area: int,
-    peak: float,
-    total: float,
-    centroid: tuple[float, float],
-    length: float,
-    width: float,
-    mm: float | None,
-) -> Region:
-    """Return a region whose map values add up to `total`. `mm`: a pixel's side."""
-    millimetres = (None, None, None) if mm is None else (area * mm**2, length * mm, width * mm)
-    return Region(box, area, peak, total / area, centroid, length, width, *millimetres)
 
 
 def _fit_rectangle(hull: NDArray[np.int64]) -> tuple[float, float]:
