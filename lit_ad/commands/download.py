@@ -118,7 +118,7 @@ def append(answer: requests.Response, part: Path, offset: int, size: int | None)
     free = shutil.disk_usage(part.parent).free
     if size is not None and size - offset > free:
         raise UserError(f"{part} needs {format_bytes(size - offset)} more, but its disk has {format_bytes(free)} left")
-    bar = tqdm(desc=part.stem, total=size, initial=offset, unit="B", unit_scale=True, leave=False)
+    bar = tqdm(desc=part.stem, total=size, initial=offset, unit="B", unit_scale=True, leave=False, disable=None)
     with part.open("ab" if offset else "wb") as file, bar:
         for piece in answer.iter_content(PIECE):
             file.write(piece)

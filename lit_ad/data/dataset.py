@@ -138,9 +138,8 @@ class AnomalyDataset(Dataset[Batch]):
         Workers that are forked later share the memory."""
         with Pool(threads) as pool:
             images = pool.map(self._read, self.samples)
-            self.cache = list(
-                tqdm(images, "Reading images", len(self.samples), leave=False, disable=len(self.samples) < 100)
-            )
+            hidden = True if len(self.samples) < 100 else None  # None: shown on a terminal
+            self.cache = list(tqdm(images, "Reading images", len(self.samples), leave=False, disable=hidden))
 
     def _load_item(self, index: int, number: int) -> ViewedImage:
         """Return the image, or its tile, augmented."""

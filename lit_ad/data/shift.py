@@ -90,7 +90,7 @@ def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
     with _write_or_remove(output) as folder:
         with Pool(cores()) as pool:
             entries = list(zip(_list_places(tested), tested, strict=True))
-            for _ in tqdm(pool.map(write, entries), "Shifting images", len(entries), leave=False):
+            for _ in tqdm(pool.map(write, entries), "Shifting images", len(entries), leave=False, disable=None):
                 pass
         train = [sample for sample in samples if sample.split == "train" and sample.label == 0]
         for place, sample in zip(_list_places(train), train, strict=True):

@@ -146,7 +146,7 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
     count, dtype = int(about["count"]), getattr(torch, about["dtype"])
     shapes: list[torch.Size] = []
     done = 0
-    with ExitStack() as open_files, tqdm(total=count, desc=title, leave=False) as bar:
+    with ExitStack() as open_files, tqdm(total=count, desc=title, leave=False, disable=None) as bar:
         files: list[BinaryIO] = []
         for features in batches:
             levels = [channels_last(level) for level in features]

@@ -17,8 +17,9 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_complete_download(server: Server, tmp_path: Path) -> None:
+def test_a_complete_download(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert capsys.readouterr().err == ""  # a log gets no bar
     assert (tmp_path / "x.bin").read_bytes() == CONTENT and server.asked == [None]
     assert names(tmp_path) == ["x.bin"]
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))

@@ -72,6 +72,12 @@ def test_the_cache_gives_the_same_items_without_reading_files(write: Write) -> N
         assert dataset[i].sizes == read[i].sizes
 
 
+def test_the_cache_of_many_images_writes_no_bar_into_a_log(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = AnomalyDataset([Sample(write("0.png"), 0)] * 100, View(16))
+    dataset.fill_cache(2)
+    assert dataset.cache is not None and len(dataset.cache) == 100 and capsys.readouterr().err == ""
+
+
 def test_an_augmentation_does_not_change_the_cache(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16), Augment([A.Downscale(p=1), A.InvertImg(p=1)]))
     dataset.fill_cache(1)

@@ -35,9 +35,12 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_copy_holds_shifted_test_images_and_unchanged_training_images_and_masks(root: Path, tmp_path: Path) -> None:
+def test_a_copy_holds_shifted_test_images_and_unchanged_training_images_and_masks(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "copy"
     assert write_shifted(MVTec(root).samples(), Shift("gamma", 0.4, seed=7), copy) == 2
+    assert capsys.readouterr().err == ""  # a log gets no bar
     names = ["ground_truth/dent/1_mask.png", "test/dent/1.png", "test/good/1.png", "train/good/1.png"]
     assert files(copy) == [*(f"nut/{name}" for name in names), "shift.json"]
     listed = MVTec(copy).samples()

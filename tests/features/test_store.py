@@ -40,10 +40,12 @@ def never() -> Iterator[list[Tensor]]:
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)])
-def test_the_features_that_are_read_equal_the_computed_features(tmp_path: Path, dtype: str, precision: float) -> None:
+def test_the_features_that_are_read_equal_the_computed_features(
+    tmp_path: Path, dtype: str, precision: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     levels = features()
     kept = load_or_compute(tmp_path, {}, 7, dtype, lambda: batches(levels))
-    assert len(kept) == 7
+    assert len(kept) == 7 and capsys.readouterr().err == ""  # a log gets no bar
     for i in (0, 3, 6):
         read = kept[i]
         for level, row in zip(levels, read, strict=True):

@@ -34,7 +34,7 @@ def audit_source(
         threads: Number of threads that read files.
         backbone: A timm model whose features find training images that are unlike the others. None: no such check.
         weights: Source of the backbone's weights: hub, or a file.
-        progress: Show progress bars.
+        progress: Show progress bars on a terminal.
         split: How a training would hold out images: its val_fraction and seed.
 
     Raises:

@@ -47,7 +47,7 @@ def inspect_samples(
         splits: The samples: train, val (held out of training) and test.
         threads: Number of threads that read files.
         decode: Decode test images. It is not needed if the test follows at once.
-        progress: Show a progress bar if the inspection takes longer than two seconds.
+        progress: Show a progress bar on a terminal if the inspection takes longer than two seconds.
         view: How images become network inputs: its window is used for reading, and its region of interest must fit.
     """
     train, test = [*splits.train, *splits.val], splits.test
@@ -62,7 +62,7 @@ def inspect_samples(
         values = {}
         with Pool(at_once) as pool:
             results = pool.map(partial(_catch_error, function), paths)
-            bar = tqdm(results, title, len(paths), leave=False, delay=2, disable=not progress)
+            bar = tqdm(results, title, len(paths), leave=False, delay=2, disable=None if progress else True)
             for path, value in zip(paths, bar, strict=True):
                 if isinstance(value, UserError):
                     errors[path] = value
