@@ -1,13 +1,15 @@
-"""The devices and the memory that this process may use are found."""
+"""The devices and the memory that this process may use are found, and freed memory is kept and released."""
 
+import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lit_ad.errors import UserError
-from lit_ad.machine import available_memory, group_limits, torch_device
+from lit_ad.machine import available_memory, group_limits, keep_memory, release_memory, torch_device
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "warp", "meta", "", -1])
@@ -44,3 +46,28 @@ def test_the_memory_is_the_lowest_limit_of_the_control_groups(tmp_path: Path) ->
     assert group_limits(tmp_path / "none", root) == []
     have = available_memory()
     assert have is not None and 0 < have <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def resident() -> int:
+    """The bytes of this process that are in RAM."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_a_tensor() -> list[int]:
+    """Return the memory at first, with a tensor of 256 MB freed below another one, and released."""
+    keep_memory()
+    memory = [resident()]
+    tensor = torch.ones(64_000_000)
+    above = torch.ones(1000)  # the heap does not shrink by itself below it
+    del tensor
+    memory.append(resident())
+    release_memory()
+    return [*memory, resident() * bool(above[0])]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps memory")
+def test_freed_memory_is_kept_until_it_is_released() -> None:
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:  # the setting stays for a process's whole life
+        first, kept, released = pool.apply(free_a_tensor)
+    assert kept - first > 200e6
+    assert released - first < 50e6

@@ -39,7 +39,7 @@ from lit_ad.lightning_cli.settings import (
     set_validations,
     wants_progress,
 )
-from lit_ad.machine import keep_memory
+from lit_ad.machine import keep_memory, release_memory
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.best_checkpoint import BestCheckpoint
@@ -255,6 +255,7 @@ class AnomalyCLI(LightningCLI):
             tested = file.name if file else "the weights in memory"
             self.print_lines(f"No best checkpoint was kept: the test uses {tested}")
         path = None if file is None else str(file)
+        release_memory()
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
 
     def after_validate(self) -> None:
