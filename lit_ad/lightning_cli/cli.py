@@ -243,19 +243,18 @@ class AnomalyCLI(LightningCLI):
         if not self.trainer.state.finished or config.trainer.fast_dev_run or config.data.split.fold is not None:
             return
         if config.test_after_fit and self.datamodule.splits.test:
+            release_memory()
             self._test_best_checkpoint()
         self.print_lines(*describe_run(Path(self.trainer.default_root_dir)))
 
     def _test_best_checkpoint(self) -> None:
-        """Test the best checkpoint. If there is none, test the last one. If there is no checkpoint, test the weights in
-        memory."""
+        """Test the best checkpoint, without one the last one, and without any checkpoint the weights in memory."""
         best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none")
         file = next((file for file in (best, self.keep.checkpoint) if file is not None and file.is_file()), None)
         if file != best:
             tested = file.name if file else "the weights in memory"
             self.print_lines(f"No best checkpoint was kept: the test uses {tested}")
         path = None if file is None else str(file)
-        release_memory()
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
 
     def after_validate(self) -> None:
