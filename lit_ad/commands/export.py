@@ -43,6 +43,7 @@ from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import make_inference_network
 from lit_ad.metrics import ImageAUROC, PixelAUROC
+from lit_ad.training.scale_images import drop_scale_images
 
 _COMPARED = 8  # number of images on which the exported file is compared with the checkpoint
 T = TypeVar("T")
@@ -122,7 +123,8 @@ def export(
         checkpoint, exported = Detector(make_inference_network(method), method.card), Detector.load(file, verify=False)
         report = compare(exported, checkpoint, pictures, precision)
         if precision == "int8" and card.decision is not None:  # int8 changes the scores, so it needs other thresholds
-            card = refit_thresholds(exported, splits.val if is_decision_from(checkpoint, splits.val) else [], file)
+            held_out = drop_scale_images(splits.val, card.decision.scaled)
+            card = refit_thresholds(exported, held_out if is_decision_from(checkpoint, held_out) else [], file)
             exported = Detector(exported.network, card)
         if precision == "int8":
             loosen(file)
@@ -144,8 +146,7 @@ def export(
 def is_decision_from(checkpoint: Detector, held_out: list[Sample]) -> bool:
     """Return whether a checkpoint's decision comes from exactly these images: their number and some scores tell.
 
-    After `lit-ad recalibrate --nominal`, or if only half of the held-out images set the threshold, it comes from other
-    images, and its guarantee is about these.
+    After `lit-ad recalibrate --nominal` it comes from other images, and its guarantee is about these.
     """
     decision = checkpoint.card.decision
     assert decision is not None
@@ -169,9 +170,12 @@ def refit_thresholds(exported: Detector, held_out: list[Sample], file: Path) -> 
     """
     decision = exported.card.decision
     if not held_out:
+        assert decision is not None
+        folds = any(decision.folds.values())
         print(
-            "The int8 file has the thresholds of fp32, because the images that set them are gone or are not the run's "
-            "held-out images: run lit-ad recalibrate on the file, with good images that were not used for training"
+            "The int8 file has the thresholds of fp32, because "
+            f"{'the trainings of decision.folds' if folds else 'images that are gone or were not held out by the run'} "
+            "set them: run lit-ad recalibrate on the file, with good images that were not used for training"
         )
         return exported.card
     for category in sorted({sample.category for sample in held_out}):

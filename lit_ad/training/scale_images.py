@@ -2,7 +2,7 @@
 the false-alarm rate stays exact."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from lit_ad.batch import Sample
 
@@ -33,6 +33,17 @@ def list_scale_images(samples: Sequence[Sample], chosen: dict[str, list[int]]) -
     categories that are absent from it."""
     only_scale = set(flatten(chosen))
     return [row for row, sample in enumerate(samples) if row in only_scale or sample.category not in chosen]
+
+
+def drop_scale_images(samples: Sequence[Sample], scaled: Collection[str]) -> list[Sample]:
+    """Return the held-out images that set the threshold: all but those that set only the scale.
+
+    Args:
+        samples: The held-out images, in their order.
+        scaled: The categories of which some images set only the scale: `Decision.scaled`.
+    """
+    only_scale = set(flatten({name: rows for name, rows in choose_scale_images(samples, 0).items() if name in scaled}))
+    return [sample for row, sample in enumerate(samples) if row not in only_scale]
 
 
 def flatten(chosen: dict[str, list[int]]) -> Iterable[int]:

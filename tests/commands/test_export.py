@@ -6,12 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lit_ad import Detector
 from lit_ad.batch import Sample
+from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands import export as command
 from lit_ad.commands.main import run
 from lit_ad.deploy import differences
@@ -125,7 +127,7 @@ def test_a_threshold_set_by_hand_is_printed_where_scores_change(
 
 
 def test_thresholds_are_refitted_only_on_the_images_that_set_them(trained: Path, images: Path) -> None:
-    """Not on the held-out images if others, as many or more, have replaced them, or if only half of them decide."""
+    """Not on the held-out images if others, as many, more or fewer, have replaced them."""
     detector, held_out = Detector.load(trained), command.find_splits(trained / "config.yaml")[0].val
     assert len(held_out) == 2 and command.is_decision_from(detector, held_out)
     assert detector.card.decision is not None
@@ -150,6 +152,34 @@ def test_int8_prints_its_aurocs_and_has_its_own_threshold(
     decisions = [Detector.load(path).card.decision for path in (trained / "export/stfpm-int8.onnx", trained)]
     ours, theirs = (decision.scores["stripes"] for decision in decisions if decision is not None)
     assert len(ours) == len(theirs) == 2 and list(ours) != list(theirs)
+
+
+@pytest.mark.parametrize(
+    ("about", "line"),
+    [
+        ({"scaled": {"stripes": 1}}, "threshold from 1 held-out image: "),  # the first one sets the scale of the maps
+        ({"folds": {"stripes": (1,)}}, "because the trainings of decision.folds set them: run lit-ad recalibrate"),
+        ({}, "because images that are gone or were not held out by the run set them: run lit-ad recalibrate"),
+    ],
+)
+def test_int8_thresholds_come_from_the_images_that_set_those_of_fp32(
+    about: dict[str, Any],
+    line: str,
+    trained: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("nncf")
+    shutil.copy(trained / "config.yaml", tmp_path)
+    splits, _ = command.find_splits(tmp_path / "config.yaml")
+    decision = Decision({"stripes": np.array([Detector.load(trained)(splits.val[1].image).score])}, **about)
+    state = read_checkpoint(checkpoint)
+    state["lit_ad"]["decision"] = decision.to_dict()
+    (tmp_path / "checkpoints").mkdir()
+    write_checkpoint(state, tmp_path / "checkpoints/best.ckpt")
+    run(["export", str(tmp_path), "--precision", "int8"])
+    assert line in capsys.readouterr().out
 
 
 def test_each_command_lists_a_folder_as_predict_does(

@@ -12,7 +12,7 @@ from lit_ad.detector.guarantee import describe_guarantee
 from lit_ad.detector.summary import summarize
 from lit_ad.image.view import View
 from lit_ad.training import Calibration
-from lit_ad.training.scale_images import choose_scale_images, flatten, list_scale_images
+from lit_ad.training.scale_images import choose_scale_images, drop_scale_images, flatten, list_scale_images
 
 
 def samples(count: int, category: str = "", items: int = 0) -> list[Sample]:
@@ -29,6 +29,7 @@ def test_every_second_image_sets_the_scale_where_a_category_has_enough() -> None
     # All images of bolt set the scale, and decide as well.
     assert list_scale_images(several, chosen) == [0, 2, 4, 6, 8, 9, 10, 11, 12]
     assert list(flatten(chosen)) == [0, 2, 4, 6, 8]
+    assert drop_scale_images(several, chosen) == [*several[1:9:2], *several[9:]]
     assert choose_scale_images(several, 5) == {} and list_scale_images(several, {}) == list(range(13))
     assert choose_scale_images(samples(1), 0) == {}  # no image would be left to decide
 
