@@ -58,10 +58,14 @@ class Journal:
         self.sample, self.source = settings.sample, source
         self._last_look = 0.0  # time of the last image whose look (see LOOK_INTERVAL) was measured
         self.file = JournalFile(resolve_path(folder), alone=True)
-        pictures = Pictures(self.file, int(settings.pictures_mib * 2**20))
-        with self.file.transaction():
-            self.version = Versions(self.file).register(detector.card)
-            self._resume_tests()
+        try:
+            pictures = Pictures(self.file, int(settings.pictures_mib * 2**20))
+            with self.file.transaction():
+                self.version = Versions(self.file).register(detector.card)
+                self._resume_tests()
+        except BaseException:
+            self.file.close()  # so that another journal can be opened there
+            raise
         self.writer = Writer(self.file, pictures, self.watch)
 
     def __enter__(self) -> "Journal":

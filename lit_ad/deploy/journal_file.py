@@ -109,7 +109,11 @@ class JournalFile:
                     )
             self.connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
             self._prepare()
-        except (OSError, sqlite3.Error) as error:
+        except BaseException as error:
+            if self._lock is not None:
+                self._lock.close()
+            if not isinstance(error, OSError | sqlite3.Error):
+                raise
             raise UserError(f"the journal {self.path} cannot be opened ({error}): give another --journal") from error
 
     def _prepare(self) -> None:
@@ -241,6 +245,15 @@ class JournalFile:
         self.connection.close()
         if self._lock is not None:
             self._lock.close()
+
+
+@contextmanager
+def explain_journal_errors(folder: Path) -> Iterator[None]:
+    """Raise UserError, which names the journal in a folder, in place of an error of SQLite in the block."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise UserError(f"the journal {folder / NAME} cannot be used: {error}") from error
 
 
 def lock_file(file: Path) -> sqlite3.Connection | None:

@@ -1,6 +1,7 @@
 """Pictures of judged images, in files beside the journal, with a limit on their total size."""
 
 import io
+import re
 import struct
 import zlib
 from contextlib import suppress
@@ -8,11 +9,15 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image
 
+from lit_ad.counts import format_count
 from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.errors import UserError
 from lit_ad.files import explain_write_errors
 from lit_ad.image.pixels import Pixels
+from lit_ad.names import printable
 
 _FOLDER = "pictures"
+_NAME = re.compile(r"\d{9,}\.\w+")  # of a file that `Pictures.save` wrote
 _UP = 2  # PNG's filter that subtracts the row above from each row
 
 
@@ -23,25 +28,47 @@ class Pictures:
     sample, then the oldest borderline images, then the oldest anomalous ones. Labelled pictures stay.
 
     Args:
-        file: The journal, which has the name of each picture. Files that it does not name are left over from a killed
-            process, and are removed at the start.
+        file: The journal, which has the name of each picture. Pictures that it does not name are left over from a
+            killed process, and are removed at the start. The names of pictures that are gone are removed, too.
         most_bytes: The limit of all pictures together.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The folder cannot be written, or it is not the folder of this journal.
     """
 
     def __init__(self, file: JournalFile, most_bytes: int) -> None:
         self.file, self.most_bytes = file, most_bytes
         self.folder = file.path.parent / _FOLDER
-        named = file.pictures()
-        self.bytes_used = sum(named.values())
         self._unnamed: dict[int, tuple[str, int]] = {}  # new files whose names are not in the journal yet, by row
         with explain_write_errors(self.folder, "give another --journal"):
+            present = self._list_present()
             self.folder.mkdir(exist_ok=True)
-            for path in self.folder.iterdir():
-                if path.name not in named:
-                    path.unlink()
+            named = file.pictures()
+            for name in present - named.keys():
+                if _NAME.fullmatch(name):  # any other file is not the journal's
+                    (self.folder / name).unlink()
+        gone = named.keys() - present
+        with file.transaction():
+            for name in gone:
+                file.set_picture(int(name.partition(".")[0]), None, None)
+        self.bytes_used = sum(size for name, size in named.items() if name in present)
+
+    def _list_present(self) -> set[str]:
+        """Return the names of all files in the folder. Raises UserError if they cannot belong to this journal."""
+        if not self.folder.is_dir():
+            if count := len(self.file.pictures()):
+                raise UserError(
+                    f"{self.folder} is gone, and the journal names {format_count(count, 'picture')} in it: move it "
+                    "here, or make an empty folder there if the pictures are gone for good"
+                )
+            return set()
+        present = {path.name for path in self.folder.iterdir()}
+        if present and not self.file.last():
+            raise UserError(
+                f"{self.folder} has files, such as {printable(min(present))}, but {self.file.path} has no images: give "
+                "another --journal, or move that folder away"
+            )
+        return present
 
     def save(self, image: int, content: bytes, suffix: str) -> bool:
         """Write the picture of a row, and remove older ones where there is no room. `flush` writes its name.

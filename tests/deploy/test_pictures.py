@@ -10,6 +10,7 @@ from PIL import Image
 
 from lit_ad.deploy.journal_file import JournalFile, Row
 from lit_ad.deploy.pictures import Pictures, encode_picture
+from lit_ad.errors import UserError
 
 
 def save(file: JournalFile, pictures: Pictures, kept: str, size: int) -> bool:
@@ -37,10 +38,35 @@ def test_pictures_stay_within_the_limit(tmp_path: Path) -> None:
 def test_files_left_by_a_killed_process_are_removed(tmp_path: Path) -> None:
     file = JournalFile(tmp_path, alone=True)
     save(file, Pictures(file, 100), "sample", 20)
-    for name in ("000000009.png", ".12.abc.tmp"):
+    for name in ("000000009.png", "mine.png", ".hidden"):
         (tmp_path / "pictures" / name).write_bytes(b"x")
+    (tmp_path / "pictures/old").mkdir()
     assert Pictures(file, 100).bytes_used == 20
-    assert sizes(tmp_path) == {"000000001.png": 20}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"000000001.png", "mine.png", ".hidden", "old"}
+
+
+def test_a_new_journal_takes_no_folder_of_pictures_over(tmp_path: Path) -> None:
+    picture = tmp_path / "pictures/000000001.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"has files, such as 000000001.png, but .* has no images: give another"):
+        Pictures(JournalFile(tmp_path, alone=True), 100)
+    assert picture.is_file()
+
+
+def test_pictures_that_somebody_deleted_have_no_names_any_more(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path, alone=True)
+    pictures = Pictures(file, 100)
+    for _ in range(3):
+        assert save(file, pictures, "sample", 20)
+    (tmp_path / "pictures/000000002.png").unlink()
+    assert Pictures(file, 100).bytes_used == 40 and file.pictures() == sizes(tmp_path)
+    (tmp_path / "pictures").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is gone, and the journal names 2 pictures in it: move it here, or make"):
+        Pictures(file, 100)
+    assert len(file.pictures()) == 2
+    (tmp_path / "pictures").mkdir()
+    assert Pictures(file, 100).bytes_used == 0 and not file.pictures()
 
 
 def test_names_are_written_together_and_before_older_pictures_go(tmp_path: Path) -> None:
