@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.journal_file import JournalFile, explain_journal_errors
 from lit_ad.deploy.versions import Versions
 from lit_ad.errors import UserError
 from lit_ad.line.shipping import SHIPPED, roll_back
@@ -39,12 +39,22 @@ def journal(
     Raises:
         UserError: There is no such journal, source or category, or no reason for a reset, or no earlier detector.
     """
-    clean_up(folder)
-    if rollback:
-        version = roll_back(folder)
-        print(f"{folder / SHIPPED} is version {version.id} again. Restart a running service, so that it loads it")
-        return
-    file = JournalFile(folder, alone=False)
+    if rollback and (reset, source, category) != (None, None, None):
+        raise UserError("--rollback resets no tests, because another detector begins new ones: give it alone")
+    with explain_journal_errors(folder):
+        clean_up(folder)
+        if rollback:
+            version = roll_back(folder)
+            print(f"{folder / SHIPPED} is version {version.id} again. Restart a running service, so that it loads it")
+            return
+        file = JournalFile(folder, alone=False)
+        _reset(file, reset, source, category)
+        _print_journal(file)
+        file.close()
+
+
+def _reset(file: JournalFile, reset: str | None, source: str | None, category: str | None) -> None:
+    """Restart drift tests, as `journal` says. Do nothing if no reset is asked for."""
     if reset is None and (source is not None or category is not None):
         raise UserError('--source and --category say which tests to reset: give --reset "the reason" as well')
     if reset is not None:
@@ -54,9 +64,13 @@ def journal(
         if not any(source in (None, pair[0]) and category in (None, pair[1]) for pair in file.counts()):
             names = " and ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
             raise UserError(
-                f"no image of {names or 'any source'} was judged: lit-ad journal {folder} lists all sources"
+                f"no image of {names or 'any source'} was judged: lit-ad journal {file.path.parent} lists all sources"
             )
         file.add_event("reset", source, category, reset)
+
+
+def _print_journal(file: JournalFile) -> None:
+    """Print the verdicts, the detectors and the events."""
     rows = [
         [printable(origin) or "-", kind or "-", *(verdicts.get(name, 0) for name in ("nominal", "anomalous"))]
         for (origin, kind), verdicts in file.counts().items()
@@ -71,7 +85,6 @@ def journal(
             if origin
         )
         print(f"{when}  {event.kind}{where if event.kind == 'reset' else ''}: {event.reason}")
-    file.close()
 
 
 def _print_versions(versions: Versions) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ _ORDERS = {
 }
 _COLUMNS = ("id", "time", "source", "category", "name", "score", "p_value", "verdict", "regions")
 _LABELLED = "SELECT image FROM labels WHERE undone IS NULL"
+
+
+class NoPicture(UserError):
+    """An image has no picture, or none any more."""
 
 
 class Labels:
@@ -55,12 +60,13 @@ class Labels:
         if order not in _ORDERS:
             raise UserError(f"order is {order!r}, but it must be {' or '.join(_ORDERS)}")
         query = (
-            f"SELECT {', '.join(_COLUMNS)} FROM images WHERE picture IS NOT NULL AND id NOT IN ({_LABELLED}) "
-            f"ORDER BY {_ORDERS[order]} LIMIT {most:d}"
+            f"SELECT picture, {', '.join(_COLUMNS)} FROM images WHERE picture IS NOT NULL AND id NOT IN ({_LABELLED}) "
+            f"ORDER BY {_ORDERS[order]}"
         )
         with self._lock:
-            rows = self._file.connection.execute(query, [self.rate] * _ORDERS[order].count("?")).fetchall()
-        images = [dict(zip(_COLUMNS, values, strict=True)) for values in rows]
+            rows = self._file.connection.execute(query, [self.rate] * _ORDERS[order].count("?"))
+            shown = list(islice((values for picture, *values in rows if self._find(picture).is_file()), most))
+        images = [dict(zip(_COLUMNS, values, strict=True)) for values in shown]
         return [{**image, "regions": json.loads(image["regions"] or "[]")} for image in images]
 
     def add(self, image: int, label: str, defect: str = "", who: str = "") -> None:
@@ -73,18 +79,20 @@ class Labels:
             who: The name of the person.
 
         Raises:
-            UserError: The image is unknown or has no picture, or the label or the defect's name is not allowed.
+            NoPicture: The image is unknown or has no picture.
+            UserError: The label or the defect's name is not allowed.
         """
         if label not in _LABELS:
             raise UserError(f"label is {label!r}, but it must be {', '.join(_LABELS)}")
+        who, defect = map(_clean_name, (who, defect))
         if label != "defect":
             defect = ""
         if defect == "good" or any(sign in defect for sign in "/\\") or (defect and not defect.strip(". ")):
             raise UserError(
-                f"{defect!r} cannot be the name of a defect: give a name other than 'good', without slashes, and not "
-                "only of dots"
+                f"{defect!r} cannot be the name of a defect: give a name other than 'good', without slashes and "
+                "control characters, and not only of dots"
             )
-        values = (time.time(), image, label, *(printable(text.strip())[:_MAX_NAME] for text in (defect, who)))
+        values = (time.time(), image, label, defect, who)
         with self._lock, self._file.transaction():
             self._path(image)
             self._file.connection.execute(
@@ -103,7 +111,7 @@ class Labels:
         run = self._file.connection.execute
         with self._lock, self._file.transaction():
             query = "SELECT id, image FROM labels WHERE undone IS NULL AND who = ? ORDER BY id DESC LIMIT 1"
-            row = run(query, (printable(who.strip())[:_MAX_NAME],)).fetchone()
+            row = run(query, (_clean_name(who),)).fetchone()
             if row is None:
                 return None
             run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), row[0]))
@@ -127,16 +135,25 @@ class Labels:
             return [describe_alarm(self._file, event) for event in reversed(events)]
 
     def picture(self, image: int) -> Path:
-        """Return the path of an image's picture. Raises UserError if it has none."""
+        """Return the path of an image's picture. Raises NoPicture if it has none."""
         with self._lock:
             return self._path(image)
 
     def _path(self, image: int) -> Path:
-        row = self._file.connection.execute("SELECT picture FROM images WHERE id = ?", (image,)).fetchone()
-        if row is None or row[0] is None:
-            raise UserError(f"image {image} has no picture in the journal")
-        return self.folder / "pictures" / str(row[0])
+        query, number = "SELECT picture FROM images WHERE id = ?", min(image, 2**63 - 1)  # SQLite's largest number
+        row = self._file.connection.execute(query, (number,)).fetchone()
+        if row is None or row[0] is None or not self._find(row[0]).is_file():
+            raise NoPicture(f"image {image} has no picture in the journal, or none any more")
+        return self._find(row[0])
+
+    def _find(self, picture: str) -> Path:
+        return self.folder / "pictures" / picture
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _clean_name(text: str) -> str:
+    """Return the name of a defect or a person as it is kept: on one line, and not longer than _MAX_NAME."""
+    return printable(" ".join(text.split()))[:_MAX_NAME].rstrip()

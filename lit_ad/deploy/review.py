@@ -1,5 +1,6 @@
 """The service's review page, on which people label judged images, and its routes below /review."""
 
+import sqlite3
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lit_ad.deploy.labels import Labels
+from lit_ad.deploy.labels import Labels, NoPicture
 from lit_ad.errors import UserError
 
 
@@ -42,8 +43,6 @@ def make_review_routes(
     async def send_picture(request: Request) -> Response:
         check_token(request)
         path = await _call(labels.picture, request.path_params["image"])
-        if not path.is_file():
-            raise HTTPException(404, f"the picture of image {request.path_params['image']} was removed")
         return FileResponse(path, headers={"x-content-type-options": "nosniff"})
 
     async def send_heatmap(request: Request) -> Response:
@@ -88,12 +87,15 @@ async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of the journal in a thread, and return its result.
 
     Raises:
-        HTTPException: With status 422 and its message, if the function raises UserError.
+        HTTPException: With its message and status 422, if the function raises UserError, or 404, if it raises
+            NoPicture; with 503, if the journal cannot be read or written.
     """
     try:
         return await run_in_threadpool(function, *arguments)
     except UserError as error:
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(404 if isinstance(error, NoPicture) else 422, str(error)) from error
+    except sqlite3.Error as error:
+        raise HTTPException(503, f"the journal cannot be used: {error}") from error
 
 
 async def _read_json(request: Request, expected: dict[str, type]) -> dict[str, Any]:

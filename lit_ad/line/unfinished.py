@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lit_ad.deploy.journal_file import JournalFile, lock_file
+from lit_ad.deploy.journal_file import JournalFile, explain_journal_errors, lock_file
 from lit_ad.deploy.versions import Versions
 from lit_ad.errors import UserError
 from lit_ad.line.shipping import FOLDER, finish_shipping, is_shipping, list_versions
@@ -27,14 +27,15 @@ def grow_alone(folder: Path) -> Iterator[None]:
     """Undo what a killed growth left, and keep other growths out of DIR during the block.
 
     Raises:
-        UserError: Another growth runs in DIR.
+        UserError: Another growth runs in DIR, or the journal cannot be written.
     """
     lock = _lock(folder)
     if lock is None:
         raise UserError(f"another growth runs in {folder}: wait for its end, or stop it")
     try:
-        _clean_up(folder)
-        yield
+        with explain_journal_errors(folder):
+            _clean_up(folder)
+            yield
     finally:
         lock.close()
 

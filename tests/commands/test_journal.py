@@ -1,6 +1,8 @@
 """`lit-ad journal` prints what a journal holds, and resets its tests with a reason."""
 
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +45,23 @@ def test_wrong_resets_are_refused(folder: Path) -> None:
         journal(folder, reset="new lamp", source="line 2")
     with pytest.raises(UserError, match="no image of source line 1 and category bolt was judged"):
         journal(folder, reset="new lamp", source="line 1", category="bolt")
+    with pytest.raises(UserError, match=r"--rollback resets no tests.*: give it alone"):
+        journal(folder, reset="new lamp", rollback=True)
     with pytest.raises(UserError, match="--reset is empty"):
         journal(folder, reset=" ")
     with pytest.raises(UserError, match=r"journal.sqlite does not exist"):
         journal(folder / "nowhere")
+
+
+def test_a_full_disk_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+
+    def connect_to_a_full_disk(*arguments: Any, **keywords: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **keywords)
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_a_full_disk)
+    with pytest.raises(UserError, match=r"the journal .*journal.sqlite cannot be used: database or disk is full"):
+        journal(folder, reset="x" * 10_000)

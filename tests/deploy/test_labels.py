@@ -42,10 +42,19 @@ def test_unlabelled_images_are_listed_in_each_order(tmp_path: Path) -> None:
         labels.list_unlabelled("id; DROP")
 
 
+def test_pictures_that_somebody_deleted_are_neither_listed_nor_labelled(tmp_path: Path) -> None:
+    fill(tmp_path)
+    labels = Labels(tmp_path, 0.05)
+    (tmp_path / "pictures/000000004.png").unlink()
+    assert order(labels, "newest") == [3, 2, 1] and len(labels.list_unlabelled("newest", most=2)) == 2
+    with pytest.raises(UserError, match="image 4 has no picture in the journal, or none any more"):
+        labels.add(4, "good")
+
+
 def test_a_label_has_who_and_when_and_can_be_undone(tmp_path: Path) -> None:
     fill(tmp_path)
     labels = Labels(tmp_path, 0.05)
-    labels.add(4, "defect", " dent ", "Ada")
+    labels.add(4, "defect", " dent\t", "Ada")
     labels.add(3, "good", "dent", "Ada")
     labels.add(2, "unsure", who="Bo")
     assert order(labels, "newest") == [1] and labels.counts() == {"good": 1, "defect": 1, "unsure": 1}
@@ -72,7 +81,10 @@ def test_a_later_label_replaces_an_earlier_one(tmp_path: Path) -> None:
     [
         ((4, "fine"), "label is 'fine', but it must be good, defect, unsure"),
         ((4, "defect", "good"), "'good' cannot be the name of a defect"),
+        ((4, "defect", " good "), "'good' cannot be the name of a defect"),
         ((4, "defect", "../x"), "cannot be the name of a defect"),
+        ((4, "defect", "a\0b"), "cannot be the name of a defect"),  # it would be kept with a backslash
+        ((10**30, "good"), "image 1000.* has no picture"),
         ((5, "good"), "image 5 has no picture"),
         ((9, "good"), "image 9 has no picture"),
     ],

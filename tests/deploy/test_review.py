@@ -51,6 +51,13 @@ def test_images_are_listed_shown_and_labelled(journal: Journal) -> None:
     assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] is None
 
 
+def test_a_journal_that_cannot_be_read_is_one_sentence(journal: Journal) -> None:
+    client = TestClient(make_service(detector(), "model.onnx", journal=journal))
+    journal.file.connection.execute("ALTER TABLE labels RENAME TO lost")
+    answer = client.get("/review/images")
+    assert (answer.status_code, answer.json()["error"]) == (503, "the journal cannot be used: no such table: labels")
+
+
 def test_heatmaps_rates_and_alarms(journal: Journal) -> None:
     client = TestClient(make_service(detector(), "model.onnx", journal=journal))
     heat = client.get("/review/heatmaps/1")
@@ -64,7 +71,7 @@ def test_heatmaps_rates_and_alarms(journal: Journal) -> None:
     journal.file.add_event("alarm", "", "", "it is darker", since=time.time() + 9)
     (alarm,) = client.get("/review/alarms").json()["alarms"]
     assert (alarm["reason"], alarm["before"], alarm["after"]) == ("it is darker", [3, 2, 1], [])
-    assert client.get("/review/heatmaps/77").status_code == 422
+    assert client.get("/review/heatmaps/77").status_code == client.get(f"/review/pictures/{10**30}").status_code == 404
     (journal.file.path.parent / "pictures/000000002.png").write_text("no image")
     assert client.get("/review/heatmaps/2").status_code == 422
 
@@ -79,12 +86,12 @@ def test_requests_that_are_refused(journal: Journal) -> None:
         ({**sent, "image": True}, 400, "image (number)"),
         ([], 400, "send a JSON object"),
         ({**sent, "label": "fine"}, 422, "label is 'fine'"),
-        ({**sent, "image": 77}, 422, "image 77 has no picture"),
+        ({**sent, "image": 77}, 404, "image 77 has no picture"),
     ):
         answer = client.post("/review/labels", json=body)
         assert answer.status_code == status and sentence in answer.json()["error"]
     assert client.get("/review/images?order=best").status_code == 422
-    assert client.get("/review/pictures/77").status_code == 422
+    assert client.get("/review/pictures/77").status_code == 404
     assert client.get("/review/pictures/..%2Fjournal.sqlite").status_code == 404
 
 
