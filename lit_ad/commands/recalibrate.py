@@ -19,6 +19,7 @@ from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
 from lit_ad.detector.detector import Detector
+from lit_ad.detector.far_above import describe_far_above
 from lit_ad.detector.guarantee import describe_guarantee, describe_rate, list_warnings
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_guarantee import describe_pixel_guarantee
@@ -128,7 +129,7 @@ def recalibrate(
         after = after.with_threshold(threshold, name)
     if pixel_threshold is not None:
         after = after.with_threshold(pixel_threshold, name, pixels=True)
-    for warning in list_warnings(after):
+    for warning in [*list_warnings(after), *describe_far_above(after)]:
         print(f"Warning: {warning}")
     _write_decision(ckpt_path, output, after, detector)
     _print_decision(before, after, name)
@@ -201,11 +202,11 @@ def refit_decision(
     rule = settings.pixel_rule
     known = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
     seen, repeated = HeldOutImages(rule.area), 0
-    for detection in detector.stream(images):
+    for image, detection in zip(images, detector.stream(images), strict=True):
         if np.isclose(known, detection.score, rtol=1e-6, atol=0).any():
             repeated += 1
         else:
-            seen.add(category, detection.score, detection.anomaly_map, detection.roi)
+            seen.add(category, detection.score, detection.anomaly_map, detection.roi, str(image))
     if repeated:
         print(f"{format_count(repeated, 'image has', 'images have')} the score of an earlier held-out image: left out")
     values: Any = vars(settings)

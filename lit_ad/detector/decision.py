@@ -76,9 +76,9 @@ class Decision:
         peaks: For each map, the highest value v for which the pixels >= v have a connected region of at least
             `pixel_rule.area` pixels, (n,). Empty: not measured, since only `pixel_rule.kind` "region" needs them.
         pixels: The histogram of the maps' pixels.
-        grains: For each map, the number of pixels of the region around its maximum, (n,): those connected to the
-            maximum that are at least half as high over the map's 99 % quantile (`held_out.measure_grain`).
+        grains: The number of pixels of the region around each map's maximum, (n,) (`held_out.measure_grain`).
         pixel_rule: The rule by which pixels are called anomalous.
+        highest: The scores and files of the images with the highest scores, the highest first; a few of each category.
         confidence: The probability, over the draw of the held-out images, that the rate of this detector is at most
             `false_alarm`. None: only the mean rate over detectors is at most `false_alarm`.
         scaled: How many other held-out images set the scale of the maps instead of the threshold.
@@ -101,6 +101,7 @@ class Decision:
     grains: Mapping[str, Floats] = field(default_factory=dict)
     pixel_rule: PixelRule = field(default_factory=PixelRule)
     scaled: Mapping[str, int] = field(default_factory=dict)
+    highest: Mapping[str, Sequence[tuple[float, str]]] = field(default_factory=dict)
     confidence: float | None = None
 
     def __post_init__(self) -> None:
@@ -136,7 +137,7 @@ class Decision:
 
     def without_maps(self) -> "Decision":
         """Return this decision for a network that gives scores and no maps."""
-        nothing: dict[str, Any] = {name: {} for name in (*HELD, "pixels_by_hand") if name != "scores"}
+        nothing: dict[str, Any] = {name: {} for name in (*HELD, "pixels_by_hand") if name not in ("scores", "highest")}
         return replace(self, **nothing, pixel_rule=PixelRule())
 
     @property
@@ -267,8 +268,7 @@ class Decision:
         return self.pixel_decision.colour_range(category)
 
     def smallest_rate(self, category: str | None = POOLED) -> float:
-        """Return the lowest false-alarm rate that n held-out images allow: 1 / (n + 1) without `confidence`, else the
-        lowest rate that n images can promise with that confidence."""
+        """Return the lowest false-alarm rate that the held-out images allow, with `confidence` if there is one."""
         return find_smallest_rate(len(select_category(self.scores, category)), self.confidence)
 
     def kept_rate(self, category: str | None = POOLED) -> float:
@@ -288,6 +288,7 @@ class Decision:
             "folds": {category: list(images) for category, images in self.folds.items()},
             "pixel_rule": self.pixel_rule.to_dict(),
             "scaled": dict(self.scaled),
+            "highest": {category: [list(image) for image in images] for category, images in self.highest.items()},
             "confidence": self.confidence,
         }
 

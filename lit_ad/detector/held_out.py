@@ -11,8 +11,9 @@ from lit_ad.detector.nominal_pixels import NominalPixels
 from lit_ad.image.roi import Roi, select_inside
 
 NUMBERS = ("scores", "maxima", "medians", "grains", "peaks")  # fields of Decision with a number for each image
-HELD = (*NUMBERS, "pixels")  # all fields of Decision that held-out images fill
-Held = dict[str, Any]  # {a name of HELD: {category: numbers or pixels}}
+HELD = (*NUMBERS, "pixels", "highest")  # all fields of Decision that held-out images fill
+Held = dict[str, Any]  # {a name of HELD: {category: numbers, pixels or names}}
+_HIGHEST = 10  # names of images that are kept of each category
 
 
 class HeldOutImages:
@@ -26,8 +27,11 @@ class HeldOutImages:
         self.area = area
         self.held: Held = {name: {} for name in HELD}
 
-    def add(self, category: str, score: float, anomaly_map: NDArray[np.float32] | None, roi: Roi | None) -> None:
-        """Add an image: its score, its map (H, W), and the region of interest in which the map counts (None: all)."""
+    def add(
+        self, category: str, score: float, anomaly_map: NDArray[np.float32] | None, roi: Roi | None, image: str = ""
+    ) -> None:
+        """Add an image: its score, its map (H, W), the region of interest in which the map counts (None: all), and its
+        file."""
         measured: dict[str, float] = {"scores": score}
         if anomaly_map is not None:
             ascending = np.sort(select_inside(anomaly_map, roi), axis=None)
@@ -41,6 +45,8 @@ class HeldOutImages:
                     measured["peaks"] = find_peak_of_area(boxed, self.area, inside)
         for name, value in measured.items():
             self.held[name].setdefault(category, []).append(value)
+        if image:
+            self.held["highest"][category] = _keep_highest([*self.held["highest"].get(category, ()), (score, image)])
 
     def _add_pixels(self, category: str, pixels: NominalPixels) -> None:
         earlier = self.held["pixels"].get(category)
@@ -78,7 +84,14 @@ def join_held(parts: Sequence[Held]) -> Held:
         for category, pixels in part["pixels"].items():
             earlier = joined["pixels"].get(category)
             joined["pixels"][category] = pixels if earlier is None else NominalPixels.merge([earlier, pixels])
+        for category, images in part["highest"].items():
+            joined["highest"][category] = _keep_highest([*joined["highest"].get(category, ()), *images])
     for name in ("grains", "peaks", "pixels"):
         missing = {category for part in parts for category in part["maxima"] if category not in part[name]}
         joined[name] = {category: values for category, values in joined[name].items() if category not in missing}
     return joined
+
+
+def _keep_highest(images: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Return the scores and files of the images with the highest scores, the highest first."""
+    return sorted(images, key=lambda image: -image[0])[:_HIGHEST]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.far_above import describe_far_above
 from lit_ad.detector.guarantee import (
     CONFIDENCE,
     compute_probability_above,
@@ -31,6 +32,7 @@ def summarize(decision: Decision) -> dict[str, Any]:
         "kept_rate": decision.kept_rate(),
         "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
         "by_hand": describe_by_hand(decision),
+        "far_above": describe_far_above(decision),
         "thresholds": [_summarize_category(decision, category) for category in categories],
     }
 

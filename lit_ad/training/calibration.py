@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
+from lit_ad.detector.far_above import describe_far_above
 from lit_ad.detector.guarantee import describe_by_hand, list_warnings
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
@@ -116,6 +117,12 @@ class Calibration(L.Callback):
         if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
             pl_module.prepare(nominal(trainer, pl_module))
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Name held-out images that may show a defect."""
+        if pl_module.decision is not None and (self.folds is None or self.left_out is not None):
+            for line in describe_far_above(pl_module.decision):
+                rank_zero_warn(line)
+
     def state_dict(self) -> dict[str, Any]:
         return self.settings.to_dict()
 
@@ -186,7 +193,7 @@ class Calibration(L.Callback):
             if sample in self.scale_only:
                 continue
             anomaly_map = None if judgement.network_map is None else judgement.original_map(size, roi)
-            self.seen.add(sample.category, judgement.score, anomaly_map, roi)
+            self.seen.add(sample.category, judgement.score, anomaly_map, roi, str(sample.image))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         held = join_held(gather([self.seen.held]))
@@ -271,10 +278,7 @@ def _set_view(trainer: L.Trainer, method: Any, view: View) -> None:
     """Set the view of the method, and the window of the data's view, before any image is read. No other function sets
     them in a run.
 
-    Args:
-        trainer: Its DataModule is the data.
-        method: The method.
-        view: With a window from the nominal training images, or from the checkpoint that the run begins with.
+    The view's window comes from the nominal training images, or from the checkpoint that the run begins with.
     """
     method.view = view
     data: Any = getattr(trainer, "datamodule", None)

@@ -14,7 +14,7 @@ MAPS = [ndimage.gaussian_filter(GENERATOR.random((20, 30)), 2).astype(np.float32
 def collect(maps: list[np.ndarray], area: int | None = 9, roi: Roi | None = None) -> HeldOutImages:
     images = HeldOutImages(area)
     for number, heat in enumerate(maps):
-        images.add("nut", float(number), heat, roi)
+        images.add("nut", float(number), heat, roi, f"{number}.png")
     return images
 
 
@@ -56,6 +56,7 @@ def test_parts_are_joined_in_any_order() -> None:
         joined = join_held(order)
         assert sorted(joined["maxima"]["nut"]) == sorted(whole["maxima"]["nut"])
         assert joined["pixels"]["nut"].to_dict() == whole["pixels"]["nut"].to_dict()
+        assert joined["highest"]["nut"] == [(3, "3.png"), (2, "2.png"), *[(1, "1.png")] * 2, *[(0, "0.png")] * 2]
     older = {**parts[0], "pixels": {}, "peaks": {}}  # of a checkpoint that has none
     assert not join_held([older, parts[1]])["pixels"] and not join_held([older, parts[1]])["peaks"]
 

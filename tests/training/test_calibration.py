@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from lit_ad import Detector
 from lit_ad.batch import Prediction
 from lit_ad.data import AnomalyDataModule, Loading, MVTec, Split
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.far_above import describe_far_above
 from lit_ad.detector.pixel_rule import PixelRule
+from lit_ad.detector.summary import summarize
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Evaluation, Predictions
 from lit_ad.image.view import View
@@ -61,6 +64,34 @@ def test_held_out_images_set_the_decision(parts: Path, tmp_path: Path, brightnes
     fitting.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["lit_ad"]["decision"]
     assert Decision.from_dict(saved).to_dict() == model.decision.to_dict()
+
+
+def test_a_held_out_image_with_a_defect_is_named(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    """It sets the threshold. The line does not appear if no image stands out."""
+    good = tmp_path / "nut/train/good"
+    good.mkdir(parents=True)
+    for number in range(32):
+        Image.fromarray(np.full((12, 18), 100 + number, np.uint8)).save(good / f"{number:02}.png")
+
+    def make_data() -> AnomalyDataModule:
+        split, loading = Split(val_fraction=0.5), Loading(num_workers=0)
+        return AnomalyDataModule(MVTec(good.parents[1]), View((12, 18)), split=split, loading=loading)
+
+    data = make_data()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*far above all others")
+        quiet_trainer(tmp_path / "run", Calibration(0.1)).fit(brightness(View((12, 18))), data)
+    bad, next_one = sorted(data.splits.val, key=lambda sample: sample.image)[-1:-3:-1]
+    Image.fromarray(np.full((12, 18), 200, np.uint8)).save(bad.image)
+    model = brightness(View((12, 18)))
+    line = (
+        rf"1 of 16 held-out nominal images scores far above all others: {re.escape(str(bad.image))} has 0.784, and the "
+        rf"next {read(next_one.image)[0, 0] / 255:.3g}. It sets the threshold, so that defects may be missed. If it "
+        "shows a defect, move it out of the good images and train again"
+    )
+    with pytest.warns(UserWarning, match=line):
+        quiet_trainer(tmp_path / "other", Calibration(0.1)).fit(model, make_data())
+    assert model.decision is not None and summarize(model.decision)["far_above"] == describe_far_above(model.decision)
 
 
 def decided(rate: float = 0.3) -> Decision:
