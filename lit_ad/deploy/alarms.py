@@ -8,7 +8,7 @@ from lit_ad.deploy.looks import Move, compare_looks
 
 _MAX_COMPARED = 500  # images on each side of the change: the last ones before it, and the newest ones after it
 _MAX_SHOWN = 4  # pictures on each side
-_SIDES = {"before": "time < ?", "after": "time >= ?"}
+_SIDES = {"before": "id < ?", "after": "id >= ?"}
 
 
 def compare_looks_since(
@@ -63,9 +63,21 @@ def _read_last_rows(
 
     Images without a value in the column do not count; for the column `id`, images without a picture do not count.
     """
+    first = _find_first_image(file, source, category, since)
     query = (
         f"SELECT {column} FROM images WHERE source = ? AND category = ? AND {_SIDES[side]} AND id <= ? "
         f"AND {'picture' if column == 'id' else column} IS NOT NULL ORDER BY id DESC LIMIT ?"
     )
     last = file.last() if until is None else until
-    return file.connection.execute(query, (source, category, since, last, most)).fetchall()
+    return file.connection.execute(query, (source, category, first, last, most)).fetchall()
+
+
+def _find_first_image(file: JournalFile, source: str, category: str, since: float) -> int:
+    """Return the number of the image that came at a time, or else of the first one after it.
+
+    Images are compared by their numbers, because the clock may have been set back between them.
+    """
+    select = "SELECT {}(id) FROM images WHERE source = ? AND category = ? AND time {} ?"
+    query = f"SELECT coalesce(({select.format('max', '=')}), ({select.format('min', '>')}), ?)"
+    values = (source, category, since)
+    return int(file.connection.execute(query, (*values, *values, file.last() + 1)).fetchone()[0])

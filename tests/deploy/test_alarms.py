@@ -15,12 +15,17 @@ from lit_ad.detector.detection import Detection
 from tests.deploy.test_journal import DECISION, detector
 
 
-def test_an_alarm_tells_that_the_images_became_brighter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
+@pytest.mark.parametrize("set_back", [0, 3600])  # seconds by which the clock is set back at image 150
+def test_an_alarm_tells_that_the_images_became_brighter(
+    set_back: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, read_clock = np.random.default_rng(0), time.time
     monkeypatch.setattr(journal_module, "LOOK_INTERVAL", 0.0)  # each image is looked at
     with Journal(tmp_path, detector(), JournalSettings(sample=0.5), "line") as journal:
         for number in range(260):
             changed = number >= 200
+            if number == 150:
+                monkeypatch.setattr(time, "time", lambda: read_clock() - set_back)
             pixels = generator.normal(130 if changed else 100, 5, (32, 32, 3)).astype(np.uint8)
             score = generator.uniform(60, 94) if changed else generator.uniform(1, 94)
             journal.record(Detection(pixels, score, None, (0, 0, 0, 0), DECISION), 0.1)
