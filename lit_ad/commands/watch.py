@@ -12,6 +12,7 @@ from typing import Any
 from lit_ad.commands.detector_argument import require_detector
 from lit_ad.commands.listening import SERVICE, listen, read_token
 from lit_ad.commands.own_method import import_own_method
+from lit_ad.counts import format_count
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_file import NAME, JournalFile
 from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
@@ -41,6 +42,7 @@ class Page:
 
 
 PAGE = Page()
+_FOLDER_OF = "folder of "  # begins the name of a journal's fact: the folder of a source
 
 
 def watch(
@@ -102,6 +104,8 @@ def watch(
     try:
         sinks = to.make_sinks()
         with _close_at_end(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
+            if journal is not None:
+                _remember_folder(journal, source, name)
             watching = Watching(judging, images, feed.category, kept, sinks, to.anomalous_only, source=name)
             with _end_on_signal(images), _serve_page(page, token, judging, chosen.name, kept, watching) as show:
                 print(f"{printable(name)} is watched; Ctrl-C ends it", file=sys.stderr, flush=True)
@@ -124,7 +128,8 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
         name: The source's name in the journal.
 
     Raises:
-        UserError: There is no such source, a setting does nothing for it, or the journal lies in the folder.
+        UserError: There is no such source, a setting does nothing for it, the journal lies in the folder, or it has
+            images of another folder under this name.
     """
     if source == "-":
         from lit_ad.line.paths import PathFeed
@@ -147,12 +152,23 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
                     "judged without end: give another --journal"
                 )
         earlier = None if journal is None or not (journal / NAME).is_file() else JournalFile(journal, alone=False)
+        known = None if earlier is None or settings.name is not None else earlier.fact(_FOLDER_OF + printable(name))
+        if known not in (None, _describe_folder(folder)):
+            raise UserError(
+                f"the journal {journal} has images of another folder under the name {name}, {known}: name this one by "
+                f"--feed.name; or give --feed.name {name} if that folder was moved"
+            )
 
         def is_judged(file: str, changed: float) -> bool:
             last = None if earlier is None else earlier.last_time(printable(name), printable(file))
             return last is not None and last >= changed
 
-        return FolderFeed(folder, settings.settle, is_judged, settings.new_only)
+        images = FolderFeed(folder, settings.settle, is_judged, settings.new_only)
+        if images.left_out:
+            why = "--feed.new_only" if settings.new_only else f"the journal has them already, from the source {name}"
+            count = format_count(images.left_out, "image of the folder is", "images of the folder are")
+            print(f"{count} left out: {printable(why)}", file=sys.stderr)
+        return images
     from lit_ad.line.camera import CameraFeed, VideoFeed, is_camera, is_video
 
     if is_camera(source):
@@ -165,6 +181,20 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
         f"{source} is no source: give a folder, a video file, a camera (0, /dev/video0, rtsp://HOST/PATH), or - for "
         "paths on standard input"
     )
+
+
+def _describe_folder(folder: Path) -> str:
+    """Return a folder's path, as a journal keeps it."""
+    return printable(str(folder.resolve()))
+
+
+def _remember_folder(journal: Path, source: str, name: str) -> None:
+    """Write into a journal which folder has a source's name. Do nothing if the source is no folder."""
+    folder = resolve_path(Path(source))
+    if source != "-" and folder.is_dir():
+        file = JournalFile(journal, alone=False)
+        file.save_fact(_FOLDER_OF + printable(name), _describe_folder(folder))
+        file.close()
 
 
 def _refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:

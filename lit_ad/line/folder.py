@@ -70,7 +70,7 @@ class FolderFeed:
     ) -> None:
         self.folder, self.settle, self.judged = folder, settle, judged
         self.passed_over, self.trouble = 0, ""
-        self.at_start = 0  # files that were in the folder at the start and are skipped
+        self.left_out = 0  # files of the listings that are skipped, or were judged before
         self._left = 0  # files that were ready when `close` was called
         self._events: SimpleQueue[tuple[str, str]] = SimpleQueue()  # path and kind: "changed", "closed" or "again"
         self._writing: dict[Path, _Writing] = {}
@@ -195,11 +195,10 @@ class FolderFeed:
         state = _read_state(path)
         if state is None or self._done.get(path) == state or path in self._writing:
             return
-        if skip:
-            self.at_start += 1
-        elif not self.judged(self._name_file(path), read_change_time(path)):
+        if not skip and not self.judged(self._name_file(path), read_change_time(path)):
             self._follow(path)
             return
+        self.left_out += 1
         self._done[path] = state
 
     def _name_file(self, path: Path) -> str:

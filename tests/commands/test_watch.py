@@ -97,11 +97,17 @@ def test_files_that_come_into_a_folder_are_judged(exported: Path, images: Path, 
         wait(lambda: len(out.read_text().splitlines()) == 3)
         _, errors = end(process)
     assert "in is watched; Ctrl-C ends it" in errors and "1 image judged" in errors
+    assert "2 images of the folder are left out: the journal has them already, from the source in\n" in errors
     told = [json.loads(line) for line in out.read_text().splitlines()]
     assert [each["name"] for each in told] == ["000.png", "003.png", "001.png"]
     assert {each["source"] for each in told} == {"in"}
     written = [row for _, row in JournalFile(tmp_path / "journal", alone=False).rows()]
     assert [(row.name, row.score) for row in written] == [(each["name"], each["score"]) for each in told]
+    moved = tmp_path / "other/in"  # files of the same names would be taken for judged ones
+    shutil.copytree(folder, moved)
+    with pytest.raises(UserError, match=rf"images of another folder under the name in, {folder}: name this one by"):
+        open_feed(str(moved), FeedSettings(), tmp_path / "journal", "in")
+    open_feed(str(moved), FeedSettings(name="in"), tmp_path / "journal", "in").close()
 
 
 def test_paths_on_standard_input_are_judged(exported: Path, images: Path) -> None:

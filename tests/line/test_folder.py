@@ -112,7 +112,7 @@ def test_after_a_restart_only_new_files_are_yielded(tmp_path: Path) -> None:
 def test_present_files_can_be_skipped(tmp_path: Path) -> None:
     PIXELS.save(tmp_path / "old.png")
     with watched(tmp_path, new_only=True) as (feed, arrivals):
-        assert feed.at_start == 1
+        assert feed.left_out == 1
         PIXELS.save(tmp_path / "new.png")
         assert names(arrivals, 1) == ["new.png"]
 
