@@ -30,8 +30,8 @@ def serve(
 
     POST /detect   an image file as the body, or in a form -> JSON: score, p_value, anomalous, threshold, size, regions;
                    with `Accept: image/png` the image beside its heatmap; ?picture for JSON with that picture;
-                   ?category=NAME of the product; ?source=NAME of a camera or a line, for the journal;
-                   ?regions=csv, coco or labelme for a file of the regions alone, with the image's name by ?name=NAME
+                   ?category=NAME of the product; ?source=NAME of a camera or a line and ?name=NAME of the image,
+                   for the journal; ?regions=csv, coco or labelme for a file of the regions alone
     GET /about     method, view, threshold, categories, limits, the journal and its alarms of drift
     GET /health    {"status": "ok"}, and whether there is an alarm of drift; 503 if every thread hangs
     GET /metrics   numbers for Prometheus

@@ -44,6 +44,7 @@ from lit_ad.threads import Job, Workers, enter_stage
 
 _MAX_WAITING = 256  # requests that are served at a time; others get status 503
 _MAX_NAME = 100  # characters of the name of a source or an image; longer names are cut
+_PARAMETERS = ("picture", "category", "source", "regions", "name")  # of /detect
 _FORMATS = ("csv", "coco", "labelme")  # of files of regions
 _JOURNAL_SECONDS = 1.0  # an answer waits this long for its row in the journal, and is then sent in any case
 
@@ -120,7 +121,7 @@ def make_service(
                         source = query.get("source", journal.source)[:_MAX_NAME]
                         product = None if category is None else category[:_MAX_NAME]
                         written.append(Future())
-                        journal.record(detection, seconds, "", source, body, product, written[0])
+                        journal.record(detection, seconds, wanted.name, source, body, product, written[0])
 
                 job = workers.submit(_judge, shared, body, category, wanted, limits, record)
                 response: Response = await asyncio.wrap_future(job.future)
@@ -175,17 +176,20 @@ class Wanted:
     as_picture: bool = False  # only a PNG
     with_picture: bool = False  # JSON that contains a PNG
     regions: str = ""  # only a file of the regions: "csv", "coco" or "labelme"
-    name: str = "image"  # the image's name in the file of regions
+    name: str = ""  # the image's name in the journal and in the file of regions
 
 
 def _parse_wanted(request: Request) -> Wanted:
-    """Return the form of answer that a request asks for. Raises HTTPException on an unknown format of regions."""
+    """Return the form of answer that a request asks for. Raises HTTPException on an unknown one."""
     query = request.query_params
+    others = sorted(query.keys() - _PARAMETERS)
+    if others:
+        raise HTTPException(400, f"the address has {others[0][:20]!r}, but it may have {', '.join(_PARAMETERS)} only")
     regions = query.get("regions", "")
     if regions not in ("", *_FORMATS):
         raise HTTPException(400, f"regions is {regions[:20]!r}, but it must be {', '.join(_FORMATS)}")
     as_picture = "image/png" in request.headers.get("accept", "")
-    return Wanted(as_picture, "picture" in query, regions, query.get("name", Wanted.name)[:_MAX_NAME])
+    return Wanted(as_picture, "picture" in query, regions, query.get("name", "")[:_MAX_NAME])
 
 
 def _draw_heatmap(detector: Detector, file: Path) -> bytes | None:
@@ -247,11 +251,12 @@ def _write_regions(detection: Detection, wanted: Wanted) -> Response:
 
     if detection.mask is None:
         raise HTTPException(422, "there are no regions: this detector has no map, or no threshold for its map")
+    name = wanted.name or "image"
     findings = annotations.list_findings(detection.image.shape[:2], detection.regions, detection.mask)
     if wanted.regions == "csv":
         table = io.StringIO()
-        annotations.write_table(table, {wanted.name: findings})
+        annotations.write_table(table, {name: findings})
         return Response(table.getvalue(), media_type="text/csv")
     coco = wanted.regions == "coco"
-    values = annotations.to_coco({wanted.name: findings}) if coco else annotations.to_labelme(wanted.name, findings)
+    values = annotations.to_coco({name: findings}) if coco else annotations.to_labelme(name, findings)
     return Response(annotations.as_text(values), media_type="application/json")

@@ -290,6 +290,8 @@ def test_files_of_regions(detector: Detector, port: int) -> None:
         400,
         "regions is 'xml', but it must be csv, coco, labelme",
     )
+    status, body, _ = ask(port, "/detect?categories=bolt", file_of(image()))
+    assert status == 400 and "'categories', but it may have picture, category, source" in json.loads(body)["error"]
 
 
 def test_without_a_pixel_threshold_there_is_no_file_of_regions(detector: Detector) -> None:
@@ -385,12 +387,13 @@ def test_a_token(detector: Detector) -> None:
 def test_each_answer_has_a_row_in_the_journal(detector: Detector, tmp_path: Path) -> None:
     with Journal(tmp_path, detector, JournalSettings(sample=0)) as journal, served(detector, journal=journal) as port:
         for number in range(5):
-            status, body, _ = ask(port, f"/detect?category=bolt&source=line-{number}", file_of(image(number)))
+            query = f"category=bolt&source=line-{number}&name=part-{number}"
+            status, body, _ = ask(port, f"/detect?{query}", file_of(image(number)))
             assert status == 200
             _, row = list(journal.file.rows())[-1]  # at once
             told = json.loads(body)
             assert (row.score, row.p_value, row.category) == (told["score"], told["p_value"], "bolt")
-            assert (row.source, row.verdict) == (f"line-{number}", "nominal")
+            assert (row.source, row.name, row.verdict) == (f"line-{number}", f"part-{number}", "nominal")
         assert ask(port, "/detect", b"no image")[0] == 415
         assert ask(port, "/detect?category=nowhere", file_of(image()))[0] == 422 and journal.file.last() == 5
         assert ask(port, "/detect?category=", file_of(image()))[0] == 200
