@@ -30,10 +30,10 @@ from lit_ad.training.run_directory import quote_path
 FOLDS = "folds"  # RUN/folds has FOLD.json, the scores of each finished fold, and FOLD, the run of an unfinished one
 _ENDING = ("EarlyStopping", "Timer", "ProcessorTime")  # callbacks that end a training before its length
 _NEVER = 10**9  # epochs between two validations; Lightning validates the last step anyway
-_OF_SCORES = (
-    *("model.", "data.", "seed_everything"),
-    *("trainer.precision", "decision.area"),
-)  # beginnings of the keys on which a fold's scores depend
+_OF_SCORES = (  # beginnings of the keys on which a fold's scores depend
+    *("model.", "data.", "seed_everything", "decision.area", "trainer.precision", "trainer.callbacks"),
+    *("trainer.accumulate_grad_batches", "trainer.gradient_clip", "trainer.limit_train_batches"),
+)
 _NOT_OF_SCORES = (  # exceptions among them
     "data.predict_path",
     "data.split.fold",
@@ -96,14 +96,18 @@ def train_folds(cli: Any) -> Decision:
     began, missing = time.monotonic(), [fold for fold in range(count) if fold not in finished]
     for done, fold in enumerate(missing, 1):
         trained = cli.run_again(_configure_fold(cli.config, fold, home, steps, inspect=done == 1))
+        if trained.model.decision is None:
+            unscored = quote_path(home / str(fold + 1))
+            raise UserError(f"the training in {unscored} has ended without scores: remove it, and start again")
         finished[fold] = _select_held_out_scores(trained.model.decision)
         if cli.trainer.is_global_zero:
             write_fold(home, fold, {"settings": settings, **finished[fold]})
         left = (time.monotonic() - began) / done * (len(missing) - done + 1)
+        trained_on, scored = format_count(images - numbers.count(fold), "image"), numbers.count(fold)
+        others = "the other" if scored == 1 else f"the {scored} others"
         cli.print_lines(
-            f"Fold {fold + 1} of {count}: trained on {images - numbers.count(fold)} images, scored the "
-            f"{numbers.count(fold)} others; about {timedelta(seconds=round(left))} remain, including the last "
-            "training on all images"
+            f"Fold {fold + 1} of {count}: trained on {trained_on}, scored {others}; about "
+            f"{timedelta(seconds=round(left))} remain, including the last training on all images"
         )
     sizes: dict[str, list[int]] = defaultdict(lambda: [0] * count)
     for sample, number in zip(data.splits.train, numbers, strict=True):
@@ -159,13 +163,17 @@ def _describe_training(config: Namespace, data: AnomalyDataModule, steps: int) -
 
 
 def read_folds(home: Path, count: int, settings: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number and the scores of each finished fold. Raises UserError if it had other settings."""
+    """Yield the number and the scores of each finished fold. Raises UserError if it had other settings, or if
+    its file is damaged."""
     for fold in range(count):
         file = home / f"{fold + 1}.json"
         if not file.is_file():
             continue
-        record = json.loads(file.read_text(encoding="utf-8"))
-        then = record.pop("settings")
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            then = record.pop("settings")
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{file} is damaged: remove it, and the fold is trained again") from error
         changed = [key for key in {**then, **settings} if then.get(key) != settings.get(key)]
         if changed:
             raise UserError(
@@ -183,9 +191,8 @@ def write_fold(home: Path, fold: int, record: dict[str, Any]) -> None:
     shutil.rmtree(home / str(fold + 1), ignore_errors=True)
 
 
-def _select_held_out_scores(decision: Decision | None) -> dict[str, Any]:
+def _select_held_out_scores(decision: Decision) -> dict[str, Any]:
     """Return a decision's values of held-out images, as plain values for JSON."""
-    assert decision is not None, "the last step of a training is validated"
     values = decision.to_dict()
     return {name: values[name] for name in (*HELD, "also_chosen")}
 

@@ -126,7 +126,9 @@ class Interruption(L.Callback):
         self.asked = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if not trainer.is_last_batch:  # a run that resumed from the last batch would skip the epoch's validation
+        # A run that resumed from this batch would skip the validation after it, so the next batch stops, or the epoch.
+        # should_stop: KeepProgress has seen the last step of the training, which is validated, too.
+        if not (trainer.is_last_batch or trainer.should_stop or _is_validated(trainer)):
             self.stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -178,6 +180,13 @@ class Interruption(L.Callback):
         name = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else "SIGTERM"
         rank_zero_info(f"Stopped by {name}. {told}".rstrip())
         self.told = True
+
+
+def _is_validated(trainer: L.Trainer) -> bool:
+    """Return whether trainer.val_check_interval lets a validation follow this batch, but not every batch."""
+    loop, every = trainer.fit_loop, trainer.val_check_batch
+    batches = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+    return every not in (None, 1, float("inf")) and (batches + 1) % every == 0
 
 
 def _requeue_on_signal() -> None:

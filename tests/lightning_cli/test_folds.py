@@ -261,11 +261,14 @@ def test_scores_of_another_training_are_refused(home: Path, keys: Callable[..., 
     other = tmp_path / "run"
     write_fold(other / "folds", 0, json.loads((home / "folds/1.json").read_text()))
     with pytest.raises(UserError) as refused:
-        train({**keys(), "model.lr": 0.5}, other)
+        train({**keys(), "model.lr": 0.5, "trainer.gradient_clip_val": 0.1}, other)
     assert str(refused.value) == (
-        f"{other}/folds/1.json comes from a training with another model.init_args.lr: train as before, or remove "
-        f"{other}/folds, or give --overwrite true"
+        f"{other}/folds/1.json comes from a training with another trainer.gradient_clip_val, model.init_args.lr: train "
+        f"as before, or remove {other}/folds, or give --overwrite true"
     )
+    (other / "folds/1.json").write_text('{"scores": ')
+    with pytest.raises(UserError, match=r"folds/1\.json is damaged: remove it, and the fold is trained again"):
+        train(keys(), other)
 
 
 @pytest.mark.slow

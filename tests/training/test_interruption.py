@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.interruption import Interruption, requeue_job
 
 
@@ -60,13 +61,51 @@ def test_a_signal_within_a_batch_saves_a_checkpoint_at_the_end_of_the_batch(
 ) -> None:
     file = tmp_path / "last.ckpt"
     interruption = Interruption(file)
+    trainer = quiet_trainer(tmp_path, interruption, limit_train_batches=9, val_check_interval=1)
     with pytest.raises(SIGTERMException):
-        quiet_trainer(tmp_path, interruption, limit_train_batches=9).fit(model := Model(number))
+        trainer.fit(model := Model(number))
     checkpoint = torch.load(file, weights_only=True)
     assert checkpoint["global_step"] == 3  # the batch of the signal is complete, and no further batch begins
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in checkpoint["state_dict"].items())
     assert interruption.stopped_by == number
     assert f"Stopped by {name}. To go on: --ckpt_path {file}" in told.text
+
+
+@pytest.mark.parametrize(
+    ("options", "validated"),
+    [
+        ({"max_epochs": 2, "val_check_interval": 3}, [3, 6, 10, 13, 14]),
+        ({"max_epochs": -1, "max_steps": 9, "val_check_interval": 4, "check_val_every_n_epoch": None}, [4, 8, 9]),
+    ],
+)
+def test_a_signal_before_a_validation_skips_no_validation(
+    options: dict[str, Any], validated: list[int], tmp_path: Path, quiet_trainer: Any
+) -> None:
+    """Not even the one after the last step of a training."""
+    file = tmp_path / "last.ckpt"
+
+    class Validated(BoringModel):
+        steps: list[int]
+        stop = -1
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.global_step == self.stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().training_step(batch, batch_idx)
+
+        def on_validation_epoch_start(self) -> None:
+            self.steps.append(self.global_step)
+
+    for stop in range(validated[-1]):
+        model = Validated()
+        model.steps, model.stop = [], stop
+        callbacks = [KeepProgress(file), Interruption(file)]
+        with pytest.raises(SIGTERMException):
+            quiet_trainer(tmp_path, *callbacks, limit_train_batches=7, **options).fit(model)
+        model.stop, callbacks = -1, [KeepProgress(file), Interruption(file)]
+        trainer = quiet_trainer(tmp_path, *callbacks, limit_train_batches=7, **options)
+        trainer.fit(model, ckpt_path=str(file), weights_only=True)
+        assert model.steps == validated and trainer.global_step == validated[-1]
 
 
 def test_a_second_ctrl_c_ends_the_training_at_once(

@@ -1,6 +1,6 @@
 """Summarise the images of a run in a few lines before training, and find what looks wrong with them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -200,7 +200,9 @@ def print_summary(
     report.add_source_remarks(source)
     if any(sample.split == "validation" for sample in splits.val):
         report.text += "\n  held out are the validation images of the data set, so data.split.val_fraction is not used"
-    undecided = {sample.category for sample in splits.train} - {sample.category for sample in splits.val}
+    single = Counter(category for category, _ in {(s.category, s.item or s.image) for s in splits.train})
+    # A category of two items or more has a threshold of its own, but perhaps by another one of decision.folds.
+    undecided = {name for name, items in single.items() if items == 1} - {sample.category for sample in splits.val}
     if splits.val and undecided:
         report.text += (
             f"\n  no image of {', '.join(sorted(undecided))} is held out: its threshold comes from all categories"

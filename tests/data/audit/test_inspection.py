@@ -15,7 +15,7 @@ from lit_ad.data.audit import inspection
 from lit_ad.data.audit.inspection import inspect_samples, print_summary, split_by_budget
 from lit_ad.data.audit.measurements import Header, read_max_value
 from lit_ad.data.audit.report import AuditReport
-from lit_ad.data.splits import Splits, list_splits, split_nominal
+from lit_ad.data.splits import Split, Splits, list_splits, split_nominal
 from lit_ad.image.view import View
 from tests.data.conftest import Write
 
@@ -298,5 +298,11 @@ def test_a_category_without_held_out_images_is_reported(
 ) -> None:
     write("cork/train/good/0.png")
     source = MVTec(bottle.parent)
+    said = "\n  no image of cork is held out: its threshold comes from all categories\n"
     print_summary(list_splits(source), source, View())
-    assert "\n  no image of cork is held out: its threshold comes from all categories\n" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
+    write("cork/train/good/1.png")  # some fold of leave-one-out has no image of cork
+    splits = [list_splits(source, Split(folds="leave-one-out", fold=fold)) for fold in range(3)]
+    without = next(each for each in splits if all(sample.category != "cork" for sample in each.val))
+    print_summary(without, source, View())
+    assert "no image of" not in capsys.readouterr().out
