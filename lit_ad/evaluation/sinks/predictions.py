@@ -227,7 +227,8 @@ class Predictions(Sink):
             lines = [f"{printable(row.path)}: score {row.score}, {judged}"]
         else:
             failed = f", {self.failed} not judged (see the column error of scores.csv)" if self.failed else ""
-            lines = [f"{format_count(len(self.rows), 'image')}: {anomalous} anomalous{failed}"]
+            verdicts = f"{anomalous} anomalous" if self.stage.decision else "no verdicts without a threshold"
+            lines = [f"{format_count(len(self.rows), 'image')}: {verdicts}{failed}"]
         if len(self.known) > 1 and self.unknown:
             number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
             lines.append(

@@ -59,6 +59,16 @@ def test_pictures_stay_within_the_budget(make_run: Any, tmp_path: Path, monkeypa
     assert few["images"] == every["images"]
 
 
+@pytest.mark.parametrize("earlier", [True, False], ids=["an earlier version's run", "no threshold"])
+def test_a_page_needs_no_decision(earlier: bool, make_run: Any, tmp_path: Path) -> None:
+    home, _, _ = make_run(tmp_path / "run")
+    metrics = json.loads((home / "metrics.json").read_text())
+    metrics["decision"] = {k: v for k, v in metrics["decision"].items() if k != "far_above"} if earlier else None
+    (home / "metrics.json").write_text(json.dumps(metrics))
+    write_page([home], tmp_path / "page.html")
+    assert "Scores and threshold" in (tmp_path / "page.html").read_text()
+
+
 def test_a_page_of_10_000_images_has_less_than_60_mb(tmp_path: Path) -> None:
     """With the largest possible pictures, more of them than the page takes."""
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
