@@ -15,7 +15,6 @@ from lit_ad.commands.own_method import import_own_method
 from lit_ad.counts import format_count
 from lit_ad.data.loading import NEW_IMAGES
 from lit_ad.data.sources.from_config import make_source
-from lit_ad.data.sources.table import Table
 from lit_ad.data.splits import Split, Splits, list_splits
 from lit_ad.deploy.journal_file import NAME
 from lit_ad.deploy.versions import Version
@@ -23,9 +22,9 @@ from lit_ad.detector.decision import NO_DECISION
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.run_files import CONFIG, find_detector
 from lit_ad.errors import UserError, check_number
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, resolve_path
 from lit_ad.line.comparison import compare, list_reasons_against, to_dict, to_rows
-from lit_ad.line.growth import Growth, gather_images, with_splits, write_samples
+from lit_ad.line.growth import PICTURES, gather_images, read_samples, with_splits, write_samples
 from lit_ad.line.shipping import (
     IMAGES,
     find_file,
@@ -79,6 +78,7 @@ def grow(
             not shipped.
     """
     check_number("--steps", steps, least=1)
+    run, journal = resolve_path(run), resolve_path(journal)
     if not (journal / NAME).is_file():
         raise UserError(f"{journal} has no {NAME}: --journal is DIR of `lit-ad serve MODEL --journal DIR`")
     with grow_alone(journal):
@@ -89,7 +89,7 @@ def _grow_alone(run: Path, journal: Path, steps: int, only_new_decide: bool, shi
     """Grow a run, compare the new detector with the shipped one, and ship it, as `grow` says."""
     checkpoint, config = read_run(run)
     import_own_method(run / _LAST)
-    splits = _read_splits(config)
+    splits = _read_splits(run, config)
     grown_from = _load(find_detector(run))
     try:
         with undo_on_failure(journal):
@@ -104,7 +104,8 @@ def _grow_alone(run: Path, journal: Path, steps: int, only_new_decide: bool, shi
             counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items() if count)
             print(f"New images by split: {counts}" if counts else "There are no new images")
             home = find_next_folder(journal)
-            _train(run, home, growth, int(checkpoint["global_step"]) + steps)
+            write_samples(growth.samples, home / IMAGES, journal / PICTURES)
+            _train(run, home, int(checkpoint["global_step"]) + steps)
             new = Detector.load(home)
             comparisons, aurocs = compare(old, new, growth)
             report = json.dumps({**to_dict(comparisons, aurocs, growth.joined), "grown_from": number}, indent=2)
@@ -143,8 +144,11 @@ def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return read_checkpoint(run / _LAST), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
 
 
-def _read_splits(config: dict[str, Any]) -> Splits:
-    """Return the training, held-out and test images of a run, by its configuration."""
+def _read_splits(run: Path, config: dict[str, Any]) -> Splits:
+    """Return the training, held-out and test images of a run, by its configuration or, if it was grown, its table."""
+    table = config["data"]["source"].get("init_args", {}).get("table")
+    if table is not None and Path(table).name == IMAGES and (run / IMAGES).is_file():
+        return read_samples(run / IMAGES)  # the journal may have moved since
     source, _ = make_source(config["data"]["source"])
     return list_splits(source, Split.from_config(config))
 
@@ -160,9 +164,8 @@ def _load(file: Path) -> Detector:
     return detector
 
 
-def _train(run: Path, home: Path, growth: Growth, steps: int) -> None:
-    """Continue the training of a run with other images, up to step `steps`, as a new run in `home`."""
-    write_samples(growth.samples, home / IMAGES)
+def _train(run: Path, home: Path, steps: int) -> None:
+    """Continue the training of a run with the images of `home`, up to step `steps`, as a new run in `home`."""
     # The category is set to None: otherwise the category of the run's own source would select images of the table.
     table = {"root": str(home), "table": IMAGES, "category": None}
     keys: dict[str, Any] = {
@@ -188,7 +191,7 @@ def _keep_images(journal: Path, number: int, splits: Splits) -> None:
     trained, and none that set its threshold."""
     version = find_version(journal, number)
     if find_images(journal, version) is None:
-        write_samples(with_splits(splits), find_file(journal, version).parent / IMAGES)
+        write_samples(with_splits(splits), find_file(journal, version).parent / IMAGES, journal / PICTURES)
 
 
 def _find_splits(journal: Path, version: Version) -> Splits | None:
@@ -197,4 +200,4 @@ def _find_splits(journal: Path, version: Version) -> Splits | None:
     if table is None:
         tell(f"The training images of version {version.id} are not known: some of them may be in the comparison")
         return None
-    return list_splits(Table(table.parent, table.name))
+    return read_samples(table)

@@ -8,23 +8,26 @@ as one. So no image that was used for training, or set a threshold, is ever used
 
 import csv
 import hashlib
+import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from lit_ad.batch import Sample, SplitName
 from lit_ad.counts import format_count
-from lit_ad.data.sources.journal import Labelled, read_labelled
+from lit_ad.data.sources.journal import Labelled, count_gone, read_labelled
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
-from lit_ad.image.pixels import read_image
+from lit_ad.image.pixels import read_image, split_page
 from lit_ad.machine import cores
-from lit_ad.names import printable, tell
+from lit_ad.names import file_name, open_table, printable, tell
 from lit_ad.threads import Pool
 
+PICTURES = "pictures"  # the journal's folder of pictures
 COLUMNS = ("path", "split", "label", "mask", "category", "defect", "item")
 SAMPLED, SELECTED = "new good images, of the random sample", "new good images, kept for their scores"
 DEFECTS, OLD_GOOD, OLD_DEFECTS = "confirmed defects", "old test, good", "old test, defects"
@@ -75,7 +78,7 @@ def gather_images(
     def find_key(sample: Sample) -> str:
         return keys[sample.image]
 
-    pictures = folder / "pictures"
+    pictures = folder / PICTURES
     # The images of the data set that do not come from this journal.
     original_keys = {find_key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
     # If an image is in several splits, training wins, then validation, then test.
@@ -100,16 +103,21 @@ def gather_images(
     for name, (_, sample) in drawn.items():
         joined[sample.split] += name not in own_keys
     new = {split: [s for _, s in drawn.values() if s.split == split] for split in ("train", "validation", "test")}
-    defects = {find_key(sample) for _, sample in labelled if sample.label}
-    taken_back = [sample for sample in splits.train if find_key(sample) in defects]
-    if taken_back:
-        tell(
-            f"{len(taken_back)} of the training images are labelled as defects now, and are no longer used for training"
+    good, defects = ({find_key(sample) for _, sample in labelled if sample.label == label} for label in (0, 1))
+
+    def is_nominal(sample: Sample) -> bool:  # an image of the journal is nominal only as long as it is labelled good
+        return find_key(sample) not in defects and (
+            find_key(sample) in good or not sample.image.is_relative_to(pictures)
         )
+
+    taken_back = [sample for sample in (*splits.train, *splits.val) if not is_nominal(sample)]
+    if taken_back:
+        count = format_count(len(taken_back), "earlier image is", "earlier images are")
+        tell(f"{count} no longer labelled good: left out of training and of the held-out images")
     train = [*splits.train, *(sample for sample in new["train"] if find_key(sample) not in own_keys)]
     held_out_keys = {find_key(sample) for sample in new["validation"]}
     old_val = [] if only_new_decide else [sample for sample in splits.val if find_key(sample) not in held_out_keys]
-    train, val = ([s for s in part if find_key(s) not in defects] for part in (train, [*old_val, *new["validation"]]))
+    train, val = (list(filter(is_nominal, part)) for part in (train, [*old_val, *new["validation"]]))
     if not val:
         raise UserError(
             f"no image in {folder} can set the threshold: label more images of its random sample good "
@@ -136,6 +144,8 @@ def _list_confirmed(folder: Path, categories: Sequence[str]) -> list[tuple[Label
     Raises:
         UserError: No such image is labelled good.
     """
+    if gone := count_gone(folder):
+        tell(f"{format_count(gone, 'labelled image')} without a picture, which somebody removed: left out")
     everything = [each for each in read_labelled(folder) if each.label != "unsure"]
     if not any(each.label == "good" for each in everything):
         raise UserError(f"no image in {folder} is labelled good: label some on the service's page, /review")
@@ -146,7 +156,7 @@ def _list_confirmed(folder: Path, categories: Sequence[str]) -> list[tuple[Label
             others.add(category)
             continue
         kind = (each.defect or "anomalous") if each.label == "defect" else "good"
-        image = folder / "pictures" / each.picture
+        image = folder / PICTURES / each.picture
         listed.append((each, Sample(image, int(each.label == "defect"), None, category, kind, "test")))
     names = ", ".join(sorted(printable(name) or "no category" for name in others))
     if not any(each.label == "good" for each, _ in listed):
@@ -214,13 +224,42 @@ def _choose_split(image: Labelled, earlier: SplitName | None, chance: str) -> Sp
     return "train" if drawn < 0.75 else "test"
 
 
-def write_samples(samples: Iterable[Sample], file: Path) -> None:
-    """Write samples as a `Table`. Masks of several files or levels are left out, because a table cannot name them."""
-    with atomic_write(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as opened:
+def write_samples(samples: Iterable[Sample], file: Path, pictures: Path) -> None:
+    """Write samples as a `Table`. Masks of several files or levels are left out, because a table cannot name them.
+
+    Paths of a journal's pictures are relative to the table, so that the journal can move.
+    """
+    with atomic_write(file) as temporary, open_table(temporary) as opened:
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)
         for sample in samples:
             plain = sample.mask is not None and sample.mask_above is None and sample.mask.is_file()
             defect = sample.defect if sample.label else ""
             mask = sample.mask if plain and sample.label else ""
-            writer.writerow((sample.image, sample.split, sample.label, mask, sample.category, defect, sample.item))
+            inside = sample.image.is_relative_to(pictures)
+            image = os.path.relpath(sample.image, file.parent) if inside else sample.image
+            writer.writerow((image, sample.split, sample.label, mask, sample.category, defect, sample.item))
+
+
+def read_samples(file: Path) -> Splits:
+    """Read the samples that `write_samples` wrote. Pictures of the journal that are gone are left out, with a line.
+
+    Raises:
+        UserError: Another image is gone.
+    """
+    splits: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
+    gone = 0
+    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
+        for row in csv.DictReader(opened):
+            image, label = Path(os.path.normpath(file.parent / file_name(row["path"]))), int(row["label"])
+            if not split_page(image)[0].is_file():
+                if Path(row["path"]).is_absolute():
+                    raise UserError(f"{file} has {image}, and there is no such file: bring the data set back")
+                gone += 1
+                continue
+            mask, defect = Path(row["mask"]) if row["mask"] else None, row["defect"] or "good"
+            category, split = row["category"] or file.stem, cast(SplitName, row["split"])
+            splits[split].append(Sample(image, label, mask, category, defect, split, "", row["item"]))
+    if gone:
+        tell(f"{format_count(gone, 'picture')} of {file} {'is' if gone == 1 else 'are'} gone: left out")
+    return Splits(splits["train"], splits["validation"], splits["test"])

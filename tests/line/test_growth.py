@@ -1,5 +1,6 @@
 """Confirmed images join a data set and keep their splits; training images are never compared."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,20 @@ from lit_ad.data.sources.source import check_samples
 from lit_ad.data.sources.table import Table
 from lit_ad.data.splits import Splits, list_splits
 from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.detector.detection import Detection
 from lit_ad.errors import UserError
-from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, SELECTED, gather_images, write_samples
+from lit_ad.line.growth import (
+    DEFECTS,
+    OLD_DEFECTS,
+    OLD_GOOD,
+    SAMPLED,
+    SELECTED,
+    gather_images,
+    read_samples,
+    write_samples,
+)
 from tests.deploy.test_journal import DECISION, detector
 from tests.line.conftest import SHADES, label
 
@@ -29,8 +40,10 @@ def test_images_keep_their_splits_for_ever(splits: Splits, folder: Path, tmp_pat
     first = sides(growth.samples)
     assert set(first.values()) == {"train", "validation", "test"} and len(first) == 21
     assert sum(growth.joined.values()) == 21
-    write_samples(growth.samples, tmp_path / "images.csv")
-    again = list_splits(Table(tmp_path, "images.csv"))
+    table = folder / "detectors/2/images.csv"
+    write_samples(growth.samples, table, folder / "pictures")
+    again = read_samples(table)
+    assert again == list_splits(Table(table.parent, table.name))
     check_samples([*again.train, *again.val, *again.test])
     assert [sample.image for sample in again.val[:3]] == [sample.image for sample in splits.val]
     assert {sample.category for sample in again.train} == {"tile"}
@@ -44,6 +57,49 @@ def test_images_keep_their_splits_for_ever(splits: Splits, folder: Path, tmp_pat
     assert {name: len(samples) for name, samples in second.groups.items()}.keys() == {
         *(OLD_GOOD, OLD_DEFECTS, SAMPLED, SELECTED, DEFECTS)
     }
+
+
+def test_the_list_of_a_journals_images_moves_with_it(
+    splits: Splits, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label(folder, dict.fromkeys(range(1, 21), "good"))
+    growth = gather_images(splits, folder)
+    write_samples(growth.samples, folder / "detectors/2/images.csv", folder / "pictures")
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    own = read_samples(moved / "detectors/2/images.csv")
+    assert sides([*own.train, *own.val, *own.test]) == sides(growth.samples)
+    label(moved, {21: "good"})
+    again = gather_images(own, moved)
+    assert sum(again.joined.values()) == 1
+    assert {sample.image.parent for sample in again.samples} == {moved / "pictures", splits.test[0].image.parent}
+    gone = next(sample.image for sample in own.train if sample.image.parent.name == "pictures")
+    gone.unlink()
+    own = read_samples(moved / "detectors/2/images.csv")
+    assert f"1 picture of {moved / 'detectors/2/images.csv'} is gone: left out" in capsys.readouterr().out
+    assert gone.name not in sides(gather_images(own, moved).samples)
+    assert "1 labelled image without a picture, which somebody removed: left out" in capsys.readouterr().out
+    splits.train[0].image.unlink()
+    with pytest.raises(UserError, match=r"images.csv has .*train-0.png, and there is no such file"):
+        read_samples(moved / "detectors/2/images.csv")
+
+
+@pytest.mark.parametrize("now", ["unsure", ""])
+def test_an_image_that_is_no_longer_labelled_good_no_longer_trains(
+    now: str, splits: Splits, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label(folder, dict.fromkeys(range(1, 41), "good"))
+    growth = gather_images(splits, folder)
+    first = sides(growth.samples)
+    again = Splits(*([s for s in growth.samples if s.split == split] for split in ("train", "validation", "test")))
+    for split in ("train", "validation", "test"):
+        image = int(next(name for name, side in first.items() if side == split)[:9])
+        if now:
+            label(folder, {image: now})
+        else:
+            JournalFile(folder, alone=False).connection.execute("UPDATE labels SET undone = 1 WHERE image = ?", [image])
+    assert len(sides(gather_images(again, folder).samples)) == 37
+    assert "2 earlier images are no longer labelled good: left out of training" in capsys.readouterr().out
 
 
 def test_only_new_images_can_be_held_out(splits: Splits, folder: Path) -> None:
@@ -67,7 +123,7 @@ def test_an_image_labelled_as_a_defect_later_no_longer_trains(
     after = gather_images(grown, folder)
     assert one not in {sample.image for sample in after.samples}
     assert DEFECTS not in after.groups or not after.groups[DEFECTS]
-    assert "1 of the training images are labelled as defects now" in capsys.readouterr().out
+    assert "1 earlier image is no longer labelled good: left out of training" in capsys.readouterr().out
 
 
 def test_a_growth_without_good_images_is_refused(splits: Splits, folder: Path) -> None:

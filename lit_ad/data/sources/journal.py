@@ -14,8 +14,9 @@ from lit_ad.files import resolve_path
 
 NAME, SCHEMAS = "journal.sqlite", (1, 2)  # as lit_ad.deploy.journal_file writes them
 _LABELLED = """
-SELECT images.id, picture, label, defect, category, sampled FROM labels JOIN images ON images.id = labels.image
-WHERE undone IS NULL AND picture IS NOT NULL ORDER BY images.id
+SELECT images.id, coalesce(picture, ''), label, defect, category, sampled
+FROM labels JOIN images ON images.id = labels.image
+WHERE undone IS NULL ORDER BY images.id
 """
 
 
@@ -87,14 +88,29 @@ class Journal(Source):
         return {name: {"category": name} for name in list_categories(read_labelled(self.root))}
 
     def remarks(self) -> list[str]:
-        """Return a sentence about the number of images with the label "unsure"."""
+        """Return sentences about the numbers of images that are left out."""
         unsure = sum(label == "unsure" for _, _, label, *_ in read_labelled(self.root))
-        return [f"images labelled unsure are left out: {unsure}"] if unsure else []
+        left_out = {"labelled unsure": unsure, "whose picture somebody removed": count_gone(self.root)}
+        return [f"images {which} are left out: {count}" for which, count in left_out.items() if count]
 
 
 def read_labelled(folder: Path) -> list[Labelled]:
     """Return the labelled images of a journal that have a picture, in the order in which they were judged. Raises
     UserError if there is no journal."""
+    return [each for each in _read_all(folder) if _has_picture(folder, each)]
+
+
+def count_gone(folder: Path) -> int:
+    """Count the labelled images of a journal whose picture is gone. Raises UserError if there is no journal."""
+    return sum(not _has_picture(folder, each) for each in _read_all(folder))
+
+
+def _has_picture(folder: Path, image: Labelled) -> bool:
+    return bool(image.picture) and (folder / "pictures" / image.picture).is_file()
+
+
+def _read_all(folder: Path) -> list[Labelled]:
+    """Return all labelled images of a journal; the picture of those that have none is ""."""
     with _open_for_reading(folder / NAME) as connection:
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         if schema not in SCHEMAS:

@@ -126,7 +126,8 @@ class Table(Source):
             name = name.replace("\\", "/")
         if not is_utf8(text) and not split_page(self.root / name)[0].exists():
             raise UserError(f"{where} has {text!a}, which is not UTF-8, and no file is called so: {AS_CSV}")
-        return require_file(self.root / name, where)
+        path = self.root / name
+        return require_file(resolve_path(path) if ".." in path.parts else path, where)  # so that each file has one path
 
     def _find_mask(self, row: Row, image: Path, label: int, where: str) -> Path | None:
         """Return the mask of a row; draw it if boxes, polygons or a labelme file mark the defects."""
