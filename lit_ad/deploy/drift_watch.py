@@ -1,12 +1,12 @@
 """Drift tests, one set for each pair of source and category, and their alarms in words. NumPy only."""
 
-import hashlib
 import json
 import math
 from datetime import UTC, datetime
 from typing import Any
 
 from lit_ad.deploy.journal_file import Event, JournalFile, Row
+from lit_ad.deploy.versions import hash_filled
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.drift import DriftTest, ShareTest
 from lit_ad.names import printable
@@ -44,8 +44,7 @@ class DriftWatch:
     def fingerprint(self) -> str:
         """Return a hash of all that the tests compare with. When it changes, the tests have to restart."""
         decision = None if self.decision is None else self.decision.to_dict()
-        text = json.dumps([decision, self.delta, self.anomalous_rate], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hash_filled([decision, self.delta, self.anomalous_rate])
 
     def update(self, row: Row) -> list[tuple[str, float]]:
         """Add a judged image to the tests of its source and category.

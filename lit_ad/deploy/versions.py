@@ -99,5 +99,19 @@ def _hash_card(card: Card) -> str:
     The decision has the exact scores of the held-out images, so two trainings have different hashes.
     """
     decision = None if card.decision is None else card.decision.to_dict()
-    text = json.dumps([card.method, card.precision, card.view.to_dict(), decision], sort_keys=True, default=str)
+    return hash_filled([card.method, card.precision, card.view.to_dict(), decision])
+
+
+def hash_filled(values: Any) -> str:
+    """Return a hash of plain values, in which empty fields (None, "", [] and {}) do not count.
+
+    A later lit_ad may know more fields. They are empty for an earlier detector, which so stays the same one.
+    """
+
+    def keep_filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: kept for name, each in value.items() if (kept := keep_filled(each)) not in (None, "", [], {})}
+        return value
+
+    text = json.dumps([keep_filled(value) for value in values], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

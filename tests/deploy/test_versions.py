@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
-from lit_ad.deploy.versions import Versions
+from lit_ad.deploy.versions import Versions, hash_filled
 from tests.deploy.test_journal import DECISION, detection, detector
 
 
@@ -38,3 +39,14 @@ def test_a_version_keeps_its_state_file_and_parent(tmp_path: Path) -> None:
     )
     versions.set_state(1, "retired")
     assert versions.all()[0].state == "retired"
+
+
+def test_fields_that_a_later_lit_ad_adds_make_no_new_version() -> None:
+    earlier = {"scores": {"nut": [0.0, 1.0]}, "by_hand": {"nut": 0.0}}
+    later: dict[str, Any] = {
+        "new": None,
+        "scores": {"nut": [0.0, 1.0], "bolt": []},
+        "by_hand": {"nut": 0.0},
+        "newer": {"nut": {}},
+    }
+    assert hash_filled([earlier]) == hash_filled([later]) != hash_filled([{**earlier, "by_hand": {}}])
