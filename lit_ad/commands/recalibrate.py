@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from lit_ad.batch import Sample
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.detector_argument import require_detector
 from lit_ad.commands.own_method import import_own_method
-from lit_ad.commands.trained_images import refuse_trained
+from lit_ad.commands.trained_images import leave_out_trained, refuse_trained
 from lit_ad.counts import format_count
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.data.sources.journal import Journal, is_journal
@@ -26,6 +27,7 @@ from lit_ad.detector.pixel_guarantee import describe_pixel_guarantee
 from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, check_writable, find_free_path
+from lit_ad.names import tell
 
 
 def recalibrate(
@@ -110,8 +112,16 @@ def recalibrate(
             raise UserError(f"this model is for {', '.join(known)}: name the category of the images with --category")
         name = name or ""
         assert detector is not None
-        samples = Journal(nominal, category).list_good() if is_journal(nominal) else list_and_tell(nominal)
-        refuse_trained(ckpt_path, samples)
+        if is_journal(nominal):
+            samples = leave_out_trained(ckpt_path, _list_confirmed(nominal, name, alone=len(known) < 2))
+        else:
+            if nominal.name == "pictures" and is_journal(nominal.parent):
+                raise UserError(
+                    f"{nominal} has pictures of all kinds, many kept for their scores: give the journal, --nominal "
+                    f"{nominal.parent}, whose labels tell the good images of the random sample"
+                )
+            samples = list_and_tell(nominal)
+            refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
         after = refit_decision(detector, images, name, keys, add=not replace).without_threshold(name)
         if replace or before is None:  # nothing else was chosen on these images
@@ -134,6 +144,31 @@ def recalibrate(
     _write_decision(ckpt_path, output, after, detector)
     _print_decision(before, after, name)
     print(f"Written: {output}. {ckpt_path} stays as it is")
+
+
+def _list_confirmed(folder: Path, category: str, alone: bool) -> list[Sample]:
+    """List the good images of a journal's random sample that are of a category, and print what is left out.
+
+    Args:
+        folder: The journal's folder.
+        category: The category. "": all images are taken.
+        alone: Whether the detector has no other category, so that images without a category are of this one.
+
+    Raises:
+        UserError: There is no such image.
+    """
+    source = Journal(folder)
+    for remark in source.remarks():
+        tell(remark)
+    good = source.list_good()
+    samples = [
+        sample for sample in good if not category or sample.category in ([category, ""] if alone else [category])
+    ]
+    if count := len(good) - len(samples):
+        tell(f"{format_count(count, 'good image')} of the random sample of another category, or of none: left out")
+    if not samples:
+        raise UserError(f"no image of {category} in the random sample of {folder} is labelled good: label some")
+    return samples
 
 
 def _read_decision(checkpoint: Path) -> Decision | None:

@@ -43,6 +43,27 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
         )
 
 
+def leave_out_trained(file: Path, samples: Sequence[Sample]) -> list[Sample]:
+    """Return the images of a journal on which the model was not trained. Print how many are left out.
+
+    An image counts as trained if a training image had its size, and a path that ends like its own.
+
+    Raises:
+        UserError: The model was trained on all of the images.
+    """
+    record = _read_record(file)
+    if record is None:
+        tell(f"It is unknown on which images {file} was trained: make sure that it was on none of these")
+        return list(samples)
+    trained = set(record["trained"])
+    others = [sample for sample in samples if not _may_be_trained(sample, trained)]
+    if not others:
+        raise UserError(f"this model was trained on all {len(samples)} images: label more of the random sample good")
+    if count := len(samples) - len(others):
+        tell(f"{format_count(count, 'image')} on which this model was trained: left out, since they score lower")
+    return others
+
+
 def _may_be_trained(sample: Sample, trained: set[int]) -> bool:
     """Return whether an image has the size of a training image, and its path ends like that image's path."""
     return any(identities([sample], folder)[0] in trained for folder in sample.image.parents)

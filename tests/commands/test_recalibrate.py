@@ -11,6 +11,9 @@ import pytest
 from lit_ad import Detector
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.main import run
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_settings import JournalSettings
+from lit_ad.deploy.labels import Labels
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
 
@@ -163,6 +166,31 @@ def test_good_images_join_those_held_out(
         assert list(again.scores["stripes"]) == list(after.scores["stripes"])
     with pytest.raises(UserError, match="--replace needs good images that replace the old ones: give --nominal FOLDER"):
         run(["recalibrate", str(file), "--threshold", "3", "--replace"])
+
+
+def test_a_journals_good_images_join_those_held_out(
+    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the detector's category, and those that the service was given without a category."""
+    detector, folder = Detector.load(checkpoint), tmp_path / "journal"
+    good = sorted((images / "test/good").iterdir())
+    with Journal(folder, detector, JournalSettings(sample=1)) as journal:
+        for file, category in zip(good, ("", "stripes", "stripes", "dots", ""), strict=True):
+            journal.record(detector(file), 0.1, file=file.read_bytes(), category=category)
+    labels = Labels(folder, 0.05)
+    for number, name in enumerate(("good", "good", "defect", "good", "unsure"), 1):
+        labels.add(number, name)
+    new = tmp_path / "new.ckpt"
+    run(["recalibrate", str(checkpoint), "--nominal", str(folder), "--replace", "--output", str(new)])
+    out = capsys.readouterr().out
+    assert "images labelled unsure are left out: 1" in out
+    assert "1 good image of the random sample of another category, or of none: left out" in out
+    expected = sorted(detector(file).score for file in good[:2])
+    assert list(decision_of(new).scores["stripes"]) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(
+        UserError, match=r"pictures has pictures of all kinds.*: give the journal, --nominal .*/journal"
+    ):
+        run(["recalibrate", str(checkpoint), "--nominal", str(folder / "pictures")])
 
 
 def test_thresholds_of_several_categories(

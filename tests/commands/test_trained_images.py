@@ -1,11 +1,13 @@
 """No threshold comes from images that the model was trained on."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lit_ad.commands.trained_images import refuse_trained
+from lit_ad.commands.trained_images import leave_out_trained, refuse_trained
 from lit_ad.data.sources.images import Images
 from lit_ad.errors import UserError
 
@@ -31,6 +33,22 @@ def test_copies_are_warned_of(
     )
 
 
-def test_a_file_without_a_record_prints_that(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refuse_trained(tmp_path / "deep/alone.onnx", Images(images / "train/good").samples())
+def test_a_journals_images_that_trained_are_left_out(
+    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images / "train", tmp_path / "moved/train")
+    for folder in (images, tmp_path / "moved"):
+        samples = Images(folder / "train").samples()
+        others = leave_out_trained(checkpoint, samples)
+        assert len(others) == 2 and {*others} < {*samples}
+        assert "10 images on which this model was trained: left out" in capsys.readouterr().out
+    with pytest.raises(UserError, match="this model was trained on all 10 images: label more"):
+        leave_out_trained(checkpoint, [sample for sample in samples if sample not in others])
+
+
+@pytest.mark.parametrize("check", [refuse_trained, leave_out_trained])
+def test_a_file_without_a_record_prints_that(
+    check: Callable[..., Any], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(tmp_path / "deep/alone.onnx", Images(images / "train/good").samples())
     assert "It is unknown on which images" in capsys.readouterr().out

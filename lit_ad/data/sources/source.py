@@ -74,7 +74,8 @@ def select_categories(category: str | list[str] | None, known: Iterable[str], ro
     wanted, known = [category] if isinstance(category, str) else category, list(known)
     absent = [name for name in wanted or [] if name not in known]
     if absent:
-        raise UserError(f"no category {', '.join(absent)} in {root}: there are {', '.join(known)}")
+        names = ", ".join(name or "'' (images without a category)" for name in known)
+        raise UserError(f"no category {', '.join(absent)} in {root}: there are {names}")
     return known if wanted is None else wanted
 
 
