@@ -1,7 +1,6 @@
 """The service's answers: a verdict and a detector as plain values for JSON, and a verdict as a picture."""
 
 import io
-from dataclasses import asdict
 from typing import Any
 
 from PIL import Image
@@ -21,7 +20,7 @@ def describe_detection(detection: Detection) -> dict[str, Any]:
         "threshold": None if decision is None else decision.threshold(detection.category),
         "category": detection.category,  # the category whose threshold decided; null: one threshold for all categories
         "size": {"height": detection.image.shape[0], "width": detection.image.shape[1]},
-        "regions": [asdict(region) for region in regions],
+        "regions": [dict(vars(region)) for region in regions],
     }
 
 

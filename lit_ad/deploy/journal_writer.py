@@ -9,7 +9,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from lit_ad.deploy.alarms import compare_looks_since, phrase_largest_move
@@ -197,4 +197,4 @@ def add_regions(record: Record) -> Row:
     """Return the record's row, with the regions of an anomalous image as JSON."""
     if record.detection is None or record.row.kept != "anomalous":
         return record.row
-    return record.row._replace(regions=json.dumps([asdict(region) for region in record.detection.regions]))
+    return record.row._replace(regions=json.dumps([vars(region) for region in record.detection.regions]))
