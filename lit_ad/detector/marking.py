@@ -1,5 +1,6 @@
 """Mark the anomalous pixels of a map, by a few numbers that any program can apply. NumPy only."""
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +26,19 @@ class Marking:
     clean_up: CleanUp | None = None
 
     def __call__(self, anomaly_map: NDArray[np.float32], inside: Mask | None = None) -> Mask:
-        """Return the anomalous pixels of a map, (H, W) -> (H, W). `inside` (H, W): the pixels that count; None: all."""
+        """Return the anomalous pixels of a map, (H, W) -> (H, W). `inside` (H, W): the pixels that count; None: all.
+
+        Warns if the map has fewer pixels than a region must have.
+        """
+        areas = {"area": self.area, "clean_up.area": 0 if self.clean_up is None else self.clean_up.area}
+        for name, area in areas.items():
+            if area > anomaly_map.size:
+                height, width = anomaly_map.shape
+                warnings.warn(
+                    f"decision.{name} is {area}, more than all pixels of an image of {height}x{width}: none of "
+                    "its regions is marked",
+                    stacklevel=2,
+                )
         marked = anomaly_map > self.threshold
         if inside is not None:
             marked &= inside

@@ -9,6 +9,7 @@ from lit_ad.errors import UserError, check_number
 
 PixelKind = Literal["image", "pixel", "region"]
 _FARTHEST = 1000  # pixels; an image padded by so many pixels on each side must fit into memory
+_LARGEST = 10**9  # pixels of the largest image that is read: see lit_ad.image.limits
 CleanUpKey = bool | dict[str, float]  # the value of decision.clean_up: on or off, or fields of GivenCleanUp
 
 
@@ -38,7 +39,7 @@ class GivenCleanUp:
             if not math.isfinite(number):
                 raise UserError(f"decision.clean_up.{name} is {number:g}, but it must be a finite number")
         for name in (name for name in least if name in value):
-            most = _FARTHEST if name in ("reach", "closing") else math.inf
+            most = {"reach": _FARTHEST, "closing": _FARTHEST, "area": _LARGEST}.get(name, math.inf)
             check_number(f"decision.clean_up.{name}", value[name], least=least[name], most=most)
             if value[name] != int(value[name]):
                 raise UserError(f"decision.clean_up.{name} is a whole number of pixels, not {value[name]:g}")

@@ -1,8 +1,10 @@
 """A marking marks pixels by threshold, region size and clean-up."""
 
 import json
+import warnings
 
 import numpy as np
+import pytest
 
 from lit_ad.detector.clean_up import CleanUp
 from lit_ad.detector.marking import Marking
@@ -27,6 +29,17 @@ def test_regions_of_fewer_pixels_are_not_marked() -> None:
     values = heat((2, 2, 5, 5), (10, 10, 12, 12))
     assert [int(Marking(0.5, area)(values).sum()) for area in (4, 5, 9, 10)] == [13, 9, 9, 0]
     assert not Marking(0.5, 4)(values, heat((0, 0, 2, 30)) == 1).any()
+
+
+def test_an_area_beyond_the_image_is_warned_of() -> None:
+    values = heat((2, 2, 5, 5))
+    with pytest.warns(UserWarning, match=r"decision.area is 601, more than all pixels of an image of 20x30: none"):
+        assert not Marking(0.5, 601)(values).any()
+    with pytest.warns(UserWarning, match=r"decision.clean_up.area is 601, more than .*: none of its regions is marked"):
+        assert not Marking(0.5, 1, CleanUp(0.3, area=601))(values).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not Marking(0.5, 600, CleanUp(0.3, area=600))(values).any()
 
 
 def test_a_single_pixel_is_marked_unless_an_area_is_given() -> None:

@@ -72,7 +72,7 @@ def test_a_rule_that_an_earlier_version_saved_has_no_clean_up() -> None:
         ({"reach": 1e6}, r"decision.clean_up.reach"),
         ({"holes": float("inf")}, r"decision.clean_up.holes is inf, but it must be a finite number"),
         ({"low": float("nan")}, r"decision.clean_up.low is nan"),
-        ({"area": 0}, r"decision.clean_up.area"),
+        *(({"area": area}, r"decision.clean_up.area") for area in (0, 1e12)),
         ({"holes": 1.5}, r"decision.clean_up.holes is a whole number of pixels, not 1.5"),
     ],
 )
