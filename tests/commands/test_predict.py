@@ -114,6 +114,8 @@ def test_an_interrupted_prediction_by_a_checkpoint_alone_is_resumed(
     assert "maps/deep" in str(predict(alone, new))
     first = (obstacle.parent / "a.tiff").stat().st_mtime_ns
     obstacle.unlink()
+    other = str(predict(alone, new, "--decision.false_alarm", "0.9"))  # its regions are not those of the done images
+    assert "predictions has unfinished predictions with other settings of decision: give the same ones" in other
     assert predict(alone, new) == 1  # one image cannot be read
     assert "Resuming in " in capsys.readouterr().out
     assert (obstacle.parent / "a.tiff").stat().st_mtime_ns == first  # it is not judged again

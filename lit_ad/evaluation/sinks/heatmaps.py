@@ -1,11 +1,14 @@
 """Heatmaps: one picture for each image, with its anomaly map, true defect and anomalous pixels."""
 
+from pathlib import Path
+
+from lit_ad.counts import format_count
 from lit_ad.detector.painter import draw
 from lit_ad.errors import check_number
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.files import atomic_write
-from lit_ad.names import printable
+from lit_ad.names import printable, tell
 
 JPEG = {"quality": 95, "subsampling": 0}  # a tenth of a PNG's time; full colour resolution keeps thin outlines sharp
 
@@ -33,6 +36,9 @@ class Heatmaps(Sink):
 
     def begin(self, stage: Stage) -> None:
         self.stage = stage
+        without = sum(not stage.picture(Path(image)).is_file() for image in stage.done) if self.enabled else 0
+        if without and stage.first:
+            tell(f"{format_count(without, 'image')} judged before without heatmaps: they get none")
 
     def image(self, judged: Judged) -> None:
         sample = judged.sample

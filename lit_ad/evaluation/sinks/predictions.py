@@ -3,28 +3,33 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 from PIL import Image
 
-from lit_ad.annotations import Findings, Format, as_text, list_findings, to_coco, to_json, to_labelme, write_table
+from lit_ad.annotations import Format, as_text, list_findings, to_coco, to_json, to_labelme, write_table
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.distributed import gather
-from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
+from lit_ad.evaluation.sinks.unfinished import (
+    DECISION,
+    PARTS,
+    UNFINISHED,
+    choose_directory,
+    format_line,
+    keep_decision,
+    read_part,
+)
 from lit_ad.files import atomic_write, explain_write_errors, resolve_path
 from lit_ad.names import open_table, printable, tell
 
-_UNFINISHED = "unfinished.json"  # model and images of the scores in PARTS; removed at the end, as PARTS are
-PARTS = "scores.*.part"  # one file for each process; a line for each image: [path, score, error, findings] as JSON
 _REGIONS = {"csv": "regions.csv", "json": "regions.json", "coco": "coco.json"}  # format -> file of all images
 
 
@@ -37,15 +42,6 @@ class Row(NamedTuple):
     verdict: str = ""
     threshold: str = ""
     error: str = ""
-
-
-class Line(NamedTuple):
-    """A line of a part: an image's path below the given folder, its score, error and regions."""
-
-    path: str
-    score: float
-    error: str
-    findings: Findings | None = None  # regions; None without a pixel threshold, or if no file of regions is wanted
 
 
 class Predictions(Sink):
@@ -94,20 +90,22 @@ class Predictions(Sink):
             UserError: `output` holds finished predictions, or those of another run.
         """
         images = None if folder is None else str(folder.absolute())
-        about = {"weights": weights, "images": images, "regions": list(self.regions)}
-        directory = _choose_directory(home / "predictions", self.output, about)
+        about = {"weights": weights, "images": images, "regions": list(self.regions), "maps": self.maps}
+        directory = choose_directory(home / "predictions", self.output, about)
         if weights is None:
             return directory, {}
         done = self._resume(Stage(directory, samples, None, "", folder=folder))
-        with atomic_write(directory / _UNFINISHED) as temporary:
+        with atomic_write(directory / UNFINISHED) as temporary:
             temporary.write_text(json.dumps(about), encoding="utf-8")
         return directory, done
 
     def begin(self, stage: Stage) -> None:
-        """Open this process's part. Raises UserError if the directory cannot be written."""
+        """Open this process's part. Raises UserError if the directory cannot be written, or if another decision made
+        the regions of the images that are done."""
         if not stage.predicting:
             return
         self.stage = stage
+        keep_decision(stage.directory, stage.decision, bool(stage.done), stage.first)
         self.scored: dict[int, tuple[float, str]] = {}  # index of an image -> its score and error
         self.part = stage.directory / PARTS.replace("*", str(stage.rank))
         with explain_write_errors(self.part):
@@ -153,7 +151,8 @@ class Predictions(Sink):
                 writer.writerows(self.rows)
             if self.regions and decision is not None and decision.pixel_threshold() is not None:
                 self._write_regions()
-            for file in (*stage.directory.glob(PARTS), stage.directory / _UNFINISHED):
+            unfinished = (stage.directory / name for name in (UNFINISHED, DECISION))
+            for file in (*stage.directory.glob(PARTS), *unfinished):
                 file.unlink(missing_ok=True)
 
     def _write_regions(self) -> None:
@@ -252,46 +251,3 @@ def _path_below(stage: Stage, image: Path) -> str:
     if stage.folder is None:
         return str(image)
     return image.relative_to(stage.folder).as_posix() if stage.folder.is_dir() else image.name
-
-
-def _choose_directory(wanted: Path, output: Path | None, about: dict[str, Any]) -> Path:
-    """Return the directory to write: a new one, or that of an interrupted run that can be resumed.
-
-    Args:
-        wanted: The directory's path without a number.
-        output: The directory that the user gave, or None.
-        about: Weights, images and formats of regions. A run can be resumed if these are equal.
-
-    Raises:
-        UserError: `output` holds finished predictions, or those of another run.
-    """
-    number = 1
-    while True:
-        home = output or (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
-        begun, finished = home / _UNFINISHED, (home / "scores.csv").exists()
-        if not finished and (not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) == about):
-            return home
-        if output is not None and (
-            finished or about["weights"] is not None
-        ):  # without weights, it is not known yet whether the run is the same
-            content = (
-                "predictions already"
-                if finished
-                else "unfinished predictions of another model, of other images, or with other predictions.regions"
-            )
-            raise UserError(f"{home} holds {content}: give another predictions.output")
-        if output is not None:
-            return home
-        number += 1
-
-
-def format_line(path: str, score: float, error: str, findings: Findings | None = None) -> str:
-    """Return the line of an image in a part. JSON escapes line breaks in the image's name."""
-    return json.dumps([path, score, error, findings]) + "\n"
-
-
-def read_part(part: Path) -> Iterator[Line]:
-    """Yield the line of each image, without incomplete lines."""
-    for line in part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        with suppress(ValueError, TypeError):
-            yield Line(*json.loads(line))

@@ -19,7 +19,7 @@ from lit_ad.data import AnomalyDataModule, Images, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.evaluation import Heatmaps, Predictions
-from lit_ad.evaluation.sinks.predictions import format_line, read_part
+from lit_ad.evaluation.sinks.unfinished import format_line, read_part
 from lit_ad.image.view import View
 from lit_ad.teachers.weights import fingerprint
 
@@ -132,15 +132,16 @@ def test_an_interruption_keeps_the_regions(tmp_path: Path) -> None:
         format_line(*values) for values in (("0.png", 0.5, "", found), ("1.png", 0.5, "unreadable"), ("2.png", 0.1, ""))
     )
     (tmp_path / "predictions/scores.0.part").write_text(written)
-    about = {"weights": "w", "images": str(tmp_path), "regions": ["csv"]}
+    about = {"weights": "w", "images": str(tmp_path), "regions": ["csv"], "maps": True}
     (tmp_path / "predictions/unfinished.json").write_text(json.dumps(about))
     samples = [Sample(tmp_path / f"{i}.png", -1) for i in range(3)]
     _, done = Predictions().claim(tmp_path, tmp_path, samples, "w")
     assert list(done.values()) == [0.5, 0.1]
     kept = list(read_part(tmp_path / "predictions/scores.earlier.part"))
     assert [(line.path, line.findings) for line in kept] == [("0.png", found), ("2.png", None)]
-    other = Predictions(regions=("csv", "coco"))  # whose files need what an interruption has not written
-    assert other.claim(tmp_path, tmp_path, samples, "w") == (tmp_path / "predictions-2", {})
+    for other in (Predictions(regions=("csv", "coco")), Predictions(maps=False)):  # other files than those written
+        assert other.claim(tmp_path, tmp_path, samples, "w") == (tmp_path / "predictions-2", {})
+        (tmp_path / "predictions-2/unfinished.json").unlink()
 
 
 def test_the_folder_of_an_image_gives_its_category(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
@@ -381,7 +382,12 @@ def test_a_run_killed_at_its_very_end(
     lines = [line.split(",") for line in scores.splitlines()[1:]]
     (out / "scores.csv").unlink()
     (out / "scores.0.part").write_text("".join(format_line(line[0], float(line[1]), "") for line in lines))
-    about = {"weights": fingerprint(model.state_dict()), "images": str(data.predict_path), "regions": ["csv"]}
+    about = {
+        "weights": fingerprint(model.state_dict()),
+        "images": str(data.predict_path),
+        "regions": ["csv"],
+        "maps": True,
+    }
     (out / "unfinished.json").write_text(json.dumps(about))
     rest = Kill(99)
     quiet_trainer(tmp_path / "run", Predictions(), rest).predict(model, data, ckpt_path=file)
