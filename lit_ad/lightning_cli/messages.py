@@ -106,7 +106,14 @@ def _suggest_name(text: str, keys: Sequence[str]) -> str:
     """Return ". Did you mean NAME?" if a word of a message is nearly the name of a key, method or source; else ""."""
     sources = [name for name in SOURCES if name != "Source"]
     known = [*keys, "model", "data", "trainer", *METHODS, *sources, *(field.name for field in fields(View))]
-    for word in re.findall(r"[A-Za-z_][\w.]{2,}", text):
+    unknown = re.match(r"there is no (?:key|option) -*([\w.]+)", text)
+    if unknown and not get_close_matches(unknown[1], keys, n=1, cutoff=0.9):  # else the key is mistyped
+        last = unknown[1].rpartition(".")[2]
+        # It belongs to another group. An inner parser, which says "key", knows only the model's groups, such as view.
+        elsewhere = [key for key in keys if key.endswith(f".{last}") and ("option" in text or key == f"view.{last}")]
+        if elsewhere:
+            return f". Did you mean {min(elsewhere, key=lambda key: key.count('.'))}?"
+    for word in re.findall(r"[A-Za-z_][\w.]{2,}", re.sub(r"\(in .*\)", "", text)):
         for part in (word, word.partition(".")[0]):
             near = [] if part in known or len(part) < 3 else get_close_matches(part, known, n=1, cutoff=0.8)
             if near:

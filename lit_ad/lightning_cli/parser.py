@@ -74,7 +74,8 @@ def _find_file_of_key(message: str, arguments: Sequence[str]) -> str:
     """Return " (in FILE)" if a key that the parser does not know stands in a config file; else ""."""
     unknown = re.search(r"option '([\w.]+)'", message, re.IGNORECASE)
     key = unknown[1].partition(".")[0] if unknown else ""
-    for file in _list_config_files(arguments) if key else ():
+    typed = {word.partition("=")[0].rpartition(".")[2] for word in arguments}
+    for file in _list_config_files(arguments) if key and key not in typed else ():
         text = file.read_text(encoding="utf-8")
         if re.search(rf"^\s*{re.escape(key)}\s*:", text, re.MULTILINE):
             wrote = re.match(r"# lit_ad==(\S+)", text)

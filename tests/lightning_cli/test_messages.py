@@ -42,6 +42,10 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
         ),
         ([*DEMO, "--decision.clean_up", "{closing: a}"], "decision.clean_up.closing is a, but it must be a number"),
         ([*DEMO, "--model.lrr", "3"], "there is no key lrr in model. Did you mean lr?"),
+        ([*DEMO, "--model.image_size", "64"], "there is no key image_size in model. Did you mean view.image_size?"),
+        ([*DEMO, "--shots", "3"], "there is no option --shots. Did you mean data.split.shots?"),
+        ([*DEMO, "--data.folds", "3"], "there is no option --data.folds. Did you mean decision.folds?"),
+        ([*DEMO, "--decision.fold", "3"], "there is no option --decision.fold. Did you mean decision.folds?"),
         ([*DEMO, "--model", "STFPMM"], "model is STFPMM, but there is no such class. Did you mean STFPM?"),
         ([*DEMO, "--trainer.max_epochs", "x"], "trainer.max_epochs is x, but it must be a whole number"),
         (
