@@ -31,7 +31,7 @@ class JournalSettings:
     def __post_init__(self) -> None:
         if self.anomalous_rate is not None:
             check_number("anomalous_rate", self.anomalous_rate, least=0, most=0.999999, above=True)
-        check_number("pictures_mib", self.pictures_mib, least=0)
+        check_number("pictures_mib", self.pictures_mib, least=0, most=1e9)
         check_number("sample", self.sample, least=0, most=1)
 
 

@@ -15,7 +15,7 @@ class Limits:
         seconds: The longest time from the first byte of the image to the answer, in seconds.
 
     Raises:
-        UserError: A limit is not above 0.
+        UserError: A limit is not above 0, or infinite.
     """
 
     mib: float = 32
@@ -24,7 +24,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            check_number(f"limits.{name}", value, least=0, above=True)
+            check_number(f"limits.{name}", value, least=0, most=1e9, above=True)
 
 
 LIMITS = Limits()

@@ -13,7 +13,11 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from lit_ad.deploy.labels import Labels, NoPicture
+from lit_ad.deploy.pictures import encode_picture
 from lit_ad.errors import UserError
+from lit_ad.image.pixels import Window, read_image
+
+_SHOWN = (".bmp", ".gif", ".jpeg", ".png", ".webp")  # suffixes of pictures that all browsers show
 
 
 def make_review_routes(
@@ -21,6 +25,7 @@ def make_review_routes(
     check_token: Callable[[Request], None],
     make_heatmap: Callable[[Path], Awaitable[bytes | None]],
     measure_rates: Callable[[], list[dict[str, Any]]],
+    window: Window | None = None,
 ) -> list[Route]:
     """Make the route of the page, GET /review, and the routes that it calls.
 
@@ -29,6 +34,7 @@ def make_review_routes(
         check_token: Raises HTTPException on a request without the service's token.
         make_heatmap: Judges an image file, and returns its heatmap as a PNG. None: the detector has no map.
         measure_rates: Returns recall and false alarms by the labels: see `lit_ad.deploy.rates.measure_rates`.
+        window: The values of the images that become black and white: `View.window`.
     """
     page = files("lit_ad.deploy").joinpath("review.html").read_text(encoding="utf-8")
 
@@ -43,7 +49,10 @@ def make_review_routes(
     async def send_picture(request: Request) -> Response:
         check_token(request)
         path = await _call(labels.picture, request.path_params["image"])
-        return FileResponse(path, headers={"x-content-type-options": "nosniff"})
+        headers = {"x-content-type-options": "nosniff"}
+        if path.suffix in _SHOWN and window is None:
+            return FileResponse(path, headers=headers)
+        return Response(await _call(_make_png, path, window), media_type="image/png", headers=headers)
 
     async def send_heatmap(request: Request) -> Response:
         check_token(request)
@@ -81,6 +90,11 @@ def make_review_routes(
         Route("/review/labels", add_label, methods=["POST"]),
         Route("/review/undo", undo_label, methods=["POST"]),
     ]
+
+
+def _make_png(picture: Path, window: Window | None) -> bytes:
+    """Return a picture as a PNG, with the pixels that the detector sees. Raises UserError if it cannot be read."""
+    return encode_picture(read_image(picture, window), None)[0]
 
 
 async def _call(function: Callable[..., Any], *arguments: Any) -> Any:

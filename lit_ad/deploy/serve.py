@@ -164,7 +164,7 @@ def make_service(
     if journal is not None:
         labels = Labels(journal.file.path.parent, 1.0 if decision is None else decision.kept_rate())
         measure_rates = partial(labels.measure_rates, journal.version, decision)
-        routes += make_review_routes(labels, check_token, make_heatmap, measure_rates)
+        routes += make_review_routes(labels, check_token, make_heatmap, measure_rates, detector.card.view.levels)
     routes += [] if live is None else make_live_routes(live, check_token)
     return Starlette(routes=routes, exception_handlers={HTTPException: send_error}, lifespan=close_at_end)
 

@@ -11,5 +11,6 @@ def test_what_is_refused() -> None:
         JournalSettings(sample=2)
     with pytest.raises(UserError, match=r"anomalous_rate is 3, but it must be above 0 and at most 0\.999999"):
         JournalSettings(anomalous_rate=3)
-    with pytest.raises(UserError, match="pictures_mib is -1"):
-        JournalSettings(pictures_mib=-1)
+    for mib in (-1, float("inf")):
+        with pytest.raises(UserError, match=f"pictures_mib is {mib}"):
+            JournalSettings(pictures_mib=mib)

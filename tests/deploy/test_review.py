@@ -20,7 +20,10 @@ from starlette.testclient import TestClient
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.serve import make_service
-from tests.deploy.test_journal import PIXELS, detection, detector, write
+from lit_ad.detector.card import Card
+from lit_ad.detector.detector import Detector
+from lit_ad.image.view import View
+from tests.deploy.test_journal import DECISION, PIXELS, brightness, detection, detector, write
 from tests.deploy.test_serve import served
 
 
@@ -49,6 +52,25 @@ def test_images_are_listed_shown_and_labelled(journal: Journal) -> None:
     assert len(client.get("/review/images").json()["images"]) == 2
     assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] == 1
     assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] is None
+
+
+@pytest.mark.parametrize(("kind", "window"), [("TIFF", None), ("TIFF", (0, 4095)), ("PNG", (0, 4095))])
+def test_pictures_that_browsers_do_not_show_are_converted(
+    kind: str, window: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    deep = window is not None
+    file = io.BytesIO()
+    Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 16 if deep else PIXELS).save(file, kind)
+    judging = Detector(brightness, Card("lit_ad.methods.STFPM", View(32, window=window), DECISION))
+    with Journal(tmp_path, judging, JournalSettings(sample=1)) as journal:
+        assert write(journal, judging(file.getvalue()), file=file.getvalue())
+        client = TestClient(make_service(judging, "model.onnx", journal=journal))
+        while not client.get("/review/images").json()["images"]:
+            time.sleep(0.01)
+        answer = client.get("/review/pictures/1")
+        shown = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"))
+        assert answer.headers["content-type"] == "image/png"
+        assert np.array_equal(shown, judging(file.getvalue()).image)
 
 
 def test_a_journal_that_cannot_be_read_is_one_sentence(journal: Journal) -> None:
