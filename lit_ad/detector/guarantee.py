@@ -71,7 +71,8 @@ def count_folds(decision: Decision, category: str | None = POOLED) -> int:
 
 def _describe_folds(decision: Decision, category: str | None) -> str:
     """Return in a few sentences what a decision with folds promises."""
-    images, folds = decision.operating_point(category).held_out, count_folds(decision, category)
+    point, folds = decision.operating_point(category), count_folds(decision, category)
+    images = point.held_out
     proven = prove_rate_of_folds(decision, category)
     what = (
         "Nothing is proven about the rate."
@@ -89,7 +90,7 @@ def _describe_folds(decision: Decision, category: str | None) -> str:
     how = "leaving one out" if folds >= images else f"{folds} folds"
     return (
         f"This detector was trained on all {images} nominal images, and each was scored by a training without it "
-        f"({how}). About {100 * decision.kept_rate(category):.3g} % of nominal images are called anomalous, if this "
+        f"({how}). About {100 * point.p_value:.3g} % of nominal images are called anomalous, if this "
         f"detector scores new ones as those trainings scored the images that they left out. {what}"
     )
 

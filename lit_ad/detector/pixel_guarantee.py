@@ -33,7 +33,7 @@ def describe_pixel_guarantee(decision: Decision, category: str | None = POOLED) 
     rate = f"{100 * max(decision.false_alarm, find_smallest_rate(point.held_out)):.3g} %"
     if chosen or folds:
         limit = approximate or ", under the condition that the guarantee of the image threshold names"
-        return f"About {rate} of nominal images have {what}{limit}."
+        return f"About {100 * point.p_value:.3g} % of nominal images have {what}{limit}."
     return (
         f"A nominal image like the held-out ones has {what}, with a probability of at most {rate}, over the draw of "
         "the held-out images and of the image."

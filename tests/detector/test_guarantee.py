@@ -172,6 +172,7 @@ def test_a_decision_with_folds_states_the_usual_and_the_proven_rate() -> None:
     said = describe_guarantee(of_folds)
     assert "each was scored by a training without it (5 folds). About 5 % of nominal images are called" in said
     assert "A rate of at most 20 % is proven, not for this detector alone" in said
+    assert "About 10 % of nominal images are called" in describe_guarantee(of_folds.with_rate(0.12))  # 2 / 20
     assert "leaving one out" in describe_guarantee(replace(of_folds, folds={"": [1] * 19}))
     assert "Nothing is proven" in describe_guarantee(replace(of_folds.with_rate(0.9), folds={"": [10, 9]}))
     assert Decision.from_dict(of_folds.to_dict()).folds == {"": sizes}

@@ -231,8 +231,9 @@ class Predictions(Sink):
         if len(self.known) > 1 and self.unknown:
             number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
             lines.append(
-                f"{number} of them judged by the threshold of all categories together, because their folder ({few}"
-                f"{', ...' if len(self.unknown) > 3 else ''}) is no category of this model ({', '.join(self.known)})"
+                f"{number} of them judged by the threshold of all categories together, because this model has no "
+                f"threshold for their folder ({few}{', ...' if len(self.unknown) > 3 else ''}), but for "
+                f"{', '.join(self.known)}"
             )
         files = [
             name

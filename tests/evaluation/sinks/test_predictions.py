@@ -162,8 +162,8 @@ def test_the_folder_of_an_image_gives_its_category(tmp_path: Path, brightness: A
     assert (tmp_path / "run/predictions/maps/bright/line/2/0.tiff").exists()
     assert predictions.summary()[0] == "3 images: 1 anomalous"
     assert predictions.summary()[1] == (
-        "1 of them judged by the threshold of all categories together, because their folder (other) is no category of "
-        "this model (bright, dark)"
+        "1 of them judged by the threshold of all categories together, because this model has no threshold for their "
+        "folder (other), but for bright, dark"
     )
 
 
