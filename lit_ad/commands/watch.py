@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
 
         def is_judged(file: str, changed: float) -> bool:
             last = None if earlier is None else earlier.last_time(printable(name), printable(file))
-            return last is not None and last >= changed
+            return last is not None and changed <= last <= time.time()  # a later time is of a clock that was wrong
 
         images = FolderFeed(folder, settings.settle, is_judged, settings.new_only)
         if images.left_out:

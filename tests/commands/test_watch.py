@@ -22,7 +22,7 @@ pytest.importorskip("watchdog")
 pytest.importorskip("uvicorn")
 from lit_ad.commands.watch import Page, choose_name, open_feed, watch
 from lit_ad.deploy.export import export
-from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.journal_file import JournalFile, Row
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
@@ -108,6 +108,19 @@ def test_files_that_come_into_a_folder_are_judged(exported: Path, images: Path, 
     with pytest.raises(UserError, match=rf"images of another folder under the name in, {folder}: name this one by"):
         open_feed(str(moved), FeedSettings(), tmp_path / "journal", "in")
     open_feed(str(moved), FeedSettings(name="in"), tmp_path / "journal", "in").close()
+
+
+@pytest.mark.parametrize(("ahead", "left_out"), [(0, 1), (1e6, 0)])
+def test_a_clock_that_was_ahead_hides_no_file(ahead: float, left_out: int, tmp_path: Path) -> None:
+    """The file may be another one of the same name: a name counts as judged only if the journal's time can be right."""
+    folder, journal = tmp_path / "in", tmp_path / "journal"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"x")
+    file = JournalFile(journal, alone=True)
+    file.insert([Row(time.time() + ahead, "in", "", "a.png", 1.0, 0.5, "nominal", 0.1, None, False, None)])
+    feed: Any = open_feed(str(folder), FeedSettings(), journal, "in")
+    assert feed.left_out == left_out
+    feed.close()
 
 
 def test_paths_on_standard_input_are_judged(exported: Path, images: Path) -> None:

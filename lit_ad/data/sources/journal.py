@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,7 +92,13 @@ class Journal(Source):
         """Return sentences about the numbers of images that are left out."""
         unsure = sum(label == "unsure" for _, _, label, *_ in read_labelled(self.root))
         left_out = {"labelled unsure": unsure, "whose picture somebody removed": count_gone(self.root)}
-        return [f"images {which} are left out: {count}" for which, count in left_out.items() if count]
+        remarks = [f"images {which} are left out: {count}" for which, count in left_out.items() if count]
+        counts = Counter(each.category for each in read_labelled(self.root))
+        if self.category is None and counts[""] and len(counts) > 1:
+            remarks.append(
+                f"{counts['']} of {counts.total()} images have no category: they are a category of their own"
+            )
+        return remarks
 
 
 def read_labelled(folder: Path) -> list[Labelled]:

@@ -8,7 +8,7 @@ import pytest
 from lit_ad.data import Journal
 from lit_ad.data.sources.journal import is_journal
 from lit_ad.data.sources.source import check_samples
-from lit_ad.deploy.journal_file import VERSION
+from lit_ad.deploy.journal_file import VERSION, JournalFile
 from lit_ad.deploy.labels import Labels
 from lit_ad.errors import UserError
 from tests.deploy.test_labels import fill
@@ -39,6 +39,21 @@ def test_good_images_are_training_images_and_defects_are_test_images(folder: Pat
     labels.undo()
     labels.undo()
     assert len(source.samples()) == 2  # labels that the user took back do not count
+
+
+def test_images_that_are_left_out_or_without_a_category_are_counted(folder: Path) -> None:
+    labels = Labels(folder, 0.05)
+    for image in (1, 2, 3):
+        labels.add(image, "good")
+    (folder / "pictures/000000001.png").unlink()
+    JournalFile(folder, alone=False).connection.execute("UPDATE images SET category = '' WHERE id = 2")
+    assert Journal(folder).remarks() == [
+        "images whose picture somebody removed are left out: 1",
+        "1 of 2 images have no category: they are a category of their own",
+    ]
+    assert len(Journal(folder).samples()) == 2 and len(Journal(folder, "nut").remarks()) == 1
+    with pytest.raises(UserError, match=r"there are '' .images without a category., nut"):
+        Journal(folder, "bolt").samples()
 
 
 def test_only_the_random_sample_sets_thresholds(folder: Path) -> None:
