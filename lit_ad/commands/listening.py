@@ -1,6 +1,7 @@
 """The address and the token of the service, for the commands that run one."""
 
 import os
+import re
 import socket
 from ipaddress import ip_address
 
@@ -11,8 +12,14 @@ TOKEN = "LIT_AD_TOKEN"  # not an argument, which every list of processes would s
 
 
 def read_token(host: str) -> str | None:
-    """Read the service's token, or None. Raises UserError if it is missing and other machines can reach the host."""
+    """Read the service's token, or None.
+
+    Raises:
+        UserError: It is missing and other machines can reach the host, or a request cannot carry it.
+    """
     token = os.environ.get(TOKEN) or None
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        raise UserError(f"{TOKEN} has a space, a line break or another sign that no request can carry: use ASCII")
     if token is None and not is_loopback(host):
         raise UserError(f"other machines can reach {host}: set the environment variable {TOKEN} to a token")
     return token

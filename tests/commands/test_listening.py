@@ -15,6 +15,10 @@ def test_other_machines_need_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
         read_token("0.0.0.0")
     monkeypatch.setenv("LIT_AD_TOKEN", "geheim")
     assert read_token("0.0.0.0") == "geheim"
+    for token in ("ge heim", "geheim\r", "größe"):
+        monkeypatch.setenv("LIT_AD_TOKEN", token)
+        with pytest.raises(UserError, match="LIT_AD_TOKEN has a space, a line break or another sign that no request"):
+            read_token("127.0.0.1")
 
 
 def test_an_address_in_use_is_refused() -> None:
