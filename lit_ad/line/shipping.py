@@ -36,7 +36,8 @@ def find_images(folder: Path, version: Version) -> Path | None:
 def find_file(folder: Path, version: Version) -> Path:
     """Return the path of a version's checkpoint. Raises UserError if it is gone."""
     if version.file is None or not (folder / version.file).is_file():
-        raise UserError(f"version {version.id} has no file in {folder}: it can be neither shipped nor compared")
+        remedy = "begin a new journal" if version.file is None else f"bring {version.file} back, or begin a new journal"
+        raise UserError(f"version {version.id} has no file in {folder}, to ship it or to compare with it: {remedy}")
     return folder / version.file
 
 

@@ -19,7 +19,7 @@ from lit_ad.errors import UserError
 from lit_ad.line.shipping import FOLDER, finish_shipping, is_shipping, list_versions
 
 _LOCK = "growth.sqlite"
-_UNFINISHED = "unfinished growth"  # a fact of the journal: the versions and folders of before the growth, as JSON
+_UNFINISHED = "unfinished growth"  # a fact of the journal, as JSON: the versions' files and folders before the growth
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def undo_on_failure(folder: Path) -> Iterator[None]:
     If the process is killed in the block, `clean_up` or the next `grow_alone` removes them.
     """
     folders = sorted(path.name for path in _list_folders(folder))
-    before = {"versions": [version.id for version in list_versions(folder)], "folders": folders}
+    before = {"files": {version.id: version.file for version in list_versions(folder)}, "folders": folders}
     file = JournalFile(folder, alone=False)
     try:
         file.save_fact(_UNFINISHED, json.dumps(before))
@@ -111,20 +111,19 @@ def _undo(folder: Path) -> list[str] | None:
         if text is None:
             return None
         before = json.loads(text)
-        removed = [path for path in _list_folders(folder) if path.name not in before["folders"]]
+        known = {*before["folders"], *(Path(name).parts[1] for name in before["files"].values() if name)}
+        removed = [path for path in _list_folders(folder) if path.name not in known]
         for path in removed:
             shutil.rmtree(path)
-        if not before["folders"]:
+        if not known:
             with suppress(OSError):  # it does not exist
                 (folder / FOLDER).rmdir()
         versions = Versions(file)
         with file.transaction():
             judged = versions.images()
             for version in versions.all():
-                if version.file is None or (folder / version.file).exists():
-                    continue  # its file was not removed
-                if version.id in before["versions"] or version.id in judged:
-                    versions.set_file(version.id, None)
+                if str(version.id) in before["files"] or version.id in judged:
+                    versions.set_file(version.id, before["files"].get(str(version.id)))
                 else:
                     versions.remove(version.id)
             file.remove_fact(_UNFINISHED)

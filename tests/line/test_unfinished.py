@@ -62,6 +62,21 @@ def test_a_failed_growth_leaves_nothing(
     assert (versions / "detectors").is_dir() == bool(before[1])
 
 
+def test_a_growth_without_the_earlier_files_forgets_none(versions: Path, tmp_path: Path) -> None:
+    """They may be on a disk that is not mounted."""
+    before = list_versions(versions), list_files(versions)
+    (versions / "detectors").rename(tmp_path / "elsewhere")
+    with (
+        pytest.raises(UserError, match=r"version 2 has no file .*: bring detectors/7/new.ckpt back, or begin a new"),
+        undo_on_failure(versions),
+    ):
+        find_file(versions, find_version(versions, 2))
+    register_unfinished(versions)
+    (tmp_path / "elsewhere").rename(versions / "detectors")
+    with grow_alone(versions):
+        assert (list_versions(versions), list_files(versions)) == before
+
+
 GROWS = """
 import sys, time
 from pathlib import Path
@@ -128,9 +143,9 @@ def test_a_version_that_judged_since_keeps_its_row(versions: Path, tmp_path: Pat
 def register_unfinished(folder: Path) -> None:
     """Let the journal's next versions look like those of a killed growth."""
     file = JournalFile(folder, alone=False)
-    folders = [path.name for path in (folder / "detectors").iterdir()]
-    versions = [version.id for version in list_versions(folder)]
-    file.save_fact("unfinished growth", json.dumps({"versions": versions, "folders": folders}))
+    folders = [path.name for path in folder.glob("detectors/*")]
+    files = {version.id: version.file for version in list_versions(folder)}
+    file.save_fact("unfinished growth", json.dumps({"files": files, "folders": folders}))
     file.close()
 
 
