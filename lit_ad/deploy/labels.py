@@ -60,12 +60,14 @@ class Labels:
         if order not in _ORDERS:
             raise UserError(f"order is {order!r}, but it must be {' or '.join(_ORDERS)}")
         query = (
-            f"SELECT picture, {', '.join(_COLUMNS)} FROM images WHERE picture IS NOT NULL AND id NOT IN ({_LABELLED}) "
+            f"SELECT id, picture FROM images WHERE picture IS NOT NULL AND id NOT IN ({_LABELLED}) "
             f"ORDER BY {_ORDERS[order]}"
         )
+        run, columns = self._file.connection.execute, ", ".join(_COLUMNS)
         with self._lock:
-            rows = self._file.connection.execute(query, [self.rate] * _ORDERS[order].count("?"))
-            shown = list(islice((values for picture, *values in rows if self._find(picture).is_file()), most))
+            rows = run(query, [self.rate] * _ORDERS[order].count("?"))
+            numbers = islice((number for number, picture in rows if self._find(picture).is_file()), most)
+            shown = [run(f"SELECT {columns} FROM images WHERE id = ?", (number,)).fetchone() for number in numbers]
         images = [dict(zip(_COLUMNS, values, strict=True)) for values in shown]
         return [{**image, "regions": json.loads(image["regions"] or "[]")} for image in images]
 
