@@ -4,6 +4,7 @@ The package watchdog reports new files. It reports nothing if another machine wr
 more events than the system can hold. So the folder is also listed from time to time, and no file is missed.
 """
 
+import os
 import sys
 import threading
 import time
@@ -176,16 +177,18 @@ class FolderFeed:
 
         With `skip`, all files of the listing are skipped.
         """
-        begin, present = time.monotonic(), set[Path]()
-        try:
-            for path in sorted(self.folder.rglob("*"), key=read_change_time):
-                if is_image(path, self.folder):
-                    present.add(path)
-                    self._add_listed(path, skip)
-            self.trouble = "" if self.folder.is_dir() else f"the folder {self.folder} was removed"
-        except OSError as error:
-            self.trouble = f"the folder cannot be listed: {error}"
+        begin, present, errors = time.monotonic(), set[Path](), list[OSError]()
+        listed = os.walk(self.folder, onerror=errors.append)
+        for path in sorted((Path(at, name) for at, _, names in listed for name in names), key=read_change_time):
+            if is_image(path, self.folder):
+                present.add(path)
+                self._add_listed(path, skip)
+        if not self.folder.is_dir():
+            self.trouble = f"the folder {self.folder} was removed"
+        elif errors:  # a folder in it may be closed to this user
+            self.trouble = f"the folder {errors[0].filename} cannot be listed: {errors[0].strerror}"
         else:
+            self.trouble = ""
             for path in self._done.keys() - present:
                 del self._done[path]
         self._next_listing = begin + max(LISTING_INTERVAL, 20 * (time.monotonic() - begin))

@@ -128,26 +128,33 @@ def test_a_removed_folder_is_a_trouble(tmp_path: Path, monkeypatch: pytest.Monke
         assert "in was removed" in feed.trouble
 
 
+@pytest.mark.parametrize("inner", ["", "closed"])
 def test_a_folder_that_cannot_be_listed_is_a_trouble_until_it_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A share of a network may be away for a while."""
+    """A share of a network may be away for a while, and a folder in it may be closed to this user."""
+    (tmp_path / "closed").mkdir()
+    PIXELS.save(tmp_path / "closed/old.png")
+    scan, refused = os.scandir, tmp_path / inner
 
-    def refuse(folder: Path, pattern: str) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    def refuse(folder: Any) -> Any:
+        if Path(folder) == refused:
+            raise OSError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
 
     monkeypatch.setattr(folder_module, "LISTING_INTERVAL", 0.1)
     with watched(tmp_path) as (feed, arrivals):
-        for patched, trouble in ((True, "the folder cannot be listed: [Errno 5] Input/output error"), (False, "")):
+        assert names(arrivals, 1) == ["closed/old.png"]
+        for patched, trouble in ((True, f"the folder {refused} cannot be listed: Permission denied"), (False, "")):
             with monkeypatch.context() as patch:
                 if patched:
-                    patch.setattr(Path, "rglob", refuse)
+                    patch.setattr(os, "scandir", refuse)
                 end = time.monotonic() + 10
                 while feed.trouble != trouble and time.monotonic() < end:
                     time.sleep(0.05)
                 assert feed.trouble == trouble
         PIXELS.save(tmp_path / "a.png")
-        assert names(arrivals, 1) == ["a.png"]
+        assert names(arrivals, 1) == ["a.png"]  # and not the old one again
 
 
 def test_a_folder_with_too_many_folders_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
