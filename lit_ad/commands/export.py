@@ -129,7 +129,7 @@ def export(
         if precision == "int8":
             loosen(file)
         if precision == "int8" and splits.test:
-            report["auroc"] = _compare_aurocs(exported, checkpoint, splits.test)
+            report["auroc"] = compare_aurocs(exported, checkpoint, splits.test)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         with explain_write_errors(folder, "make room, or give another --output"):
             file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
@@ -250,11 +250,11 @@ def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], p
     return {"precision": precision, "tolerance": tolerance, "differences": by_size, "images": names}
 
 
-def _compare_aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict[str, dict[str, float]]:
+def compare_aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict[str, dict[str, float]]:
     """Print and return the AUROCs of fp32 and of int8 on the run's test images."""
     by_precision = {"fp32": _measure_aurocs(checkpoint, test), "int8": _measure_aurocs(exported, test)}
-    for name, before in by_precision["fp32"].items():
-        after = by_precision["int8"][name]
+    for name, after in by_precision["int8"].items():  # a file may have no maps, and so no AUROC of pixels
+        before = by_precision["fp32"][name]
         change = f"{before:.4f} in fp32, {after:.4f} in int8 ({after - before:+.4f})"
         print(f"{name} on {format_count(len(test), 'test image')}: {change}")
     return by_precision
@@ -269,5 +269,6 @@ def _measure_aurocs(detector: Detector, test: list[Sample]) -> dict[str, float]:
         if detection.anomaly_map is not None and truth is not None:
             pixels = [select_inside(array, detection.roi).ravel() for array in (detection.anomaly_map, truth.numpy())]
             pixel_auroc.update(*map(torch.from_numpy, pixels))
-    values = {"image_auroc": float(image_auroc.compute()), "pixel_auroc": float(pixel_auroc.compute())}
+    metrics = {"image_auroc": image_auroc, "pixel_auroc": pixel_auroc}
+    values = {name: float(metric.compute()) for name, metric in metrics.items() if metric.update_called}
     return {name: value for name, value in values.items() if not np.isnan(value)}

@@ -139,6 +139,16 @@ def test_thresholds_are_refitted_only_on_the_images_that_set_them(trained: Path,
         )
 
 
+def test_aurocs_of_a_file_without_maps_are_those_of_images(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, test = Detector.load(trained), command.find_splits(trained / "config.yaml")[0].test
+    card = replace(checkpoint.card, map_scored=False, decision=None)
+    scores_only = Detector(lambda pixels: (None, pixels.astype(np.float32).mean((1, 2, 3))), card)
+    by_precision = command.compare_aurocs(scores_only, checkpoint, test)
+    assert [list(each) for each in by_precision.values()] == [["image_auroc", "pixel_auroc"], ["image_auroc"]]
+    out = capsys.readouterr().out
+    assert "image_auroc on 9 test images" in out and "pixel_auroc" not in out
+
+
 def test_int8_prints_its_aurocs_and_has_its_own_threshold(
     trained: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
