@@ -17,6 +17,7 @@ from lit_ad.deploy.drift_watch import DriftWatch
 from lit_ad.deploy.journal_file import JournalFile, Row
 from lit_ad.deploy.pictures import Pictures, encode_picture
 from lit_ad.detector.detection import Detection
+from lit_ad.errors import UserError
 
 _MAX_WAITING = 10_000  # rows in the queue
 MAX_WAITING_BYTES = 256 * 2**20  # bytes of pictures in the queue
@@ -127,7 +128,13 @@ class Writer:
             self._bytes -= sum(record.size for record in records)
 
     def _store_rows(self, records: list[Record]) -> list[int]:
-        """Add the rows to the drift tests, and write rows and alarms in one transaction. Return the rows' numbers."""
+        """Add the rows to the drift tests, and write rows and alarms in one transaction. Return the rows' numbers.
+
+        Raises:
+            UserError: Somebody has removed or moved the file, which the system would go on writing.
+        """
+        if not self.file.path.is_file():
+            raise UserError(f"{self.file.path} was removed or moved: start again, to begin a new journal there")
         rows = [add_regions(record) for record in records]
         with self.file.transaction():
             resets = self.file.events(self._event, "reset")

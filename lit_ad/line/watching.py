@@ -66,7 +66,7 @@ class Watching:
         self.source = source if source is not None else "" if journal is None else journal.source
         self.judged = self.anomalous = self.refused = 0
         self._last_report = 0.0  # time.monotonic() of the last report on the speed
-        self._judged_before = self._passed_over_before = 0  # counts at the last report
+        self._judged_before = self._passed_over_before = self._dropped_before = 0  # counts at the last report
         self._behind, self._trouble = False, ""
         self._alarms = set(() if journal is None else journal.alarms())
 
@@ -170,7 +170,8 @@ class Watching:
             self._report_speed(now)
 
     def _report_speed(self, now: float) -> None:
-        """Report if judging has been slower than the source since the last report, or has caught up."""
+        """Report if judging has been slower than the source since the last report, or has caught up; and if verdicts
+        were not written to the journal."""
         seconds, judged = now - self._last_report, self.judged - self._judged_before
         passed_over, waiting = self.feed.passed_over - self._passed_over_before, self.feed.count_waiting()
         rate = f"{judged / seconds:.3g} images/s are judged"
@@ -183,6 +184,11 @@ class Watching:
             self.say(f"judging is behind: {waiting} images wait, and {rate}")
         elif self._behind:
             self.say("judging has caught up")
+        dropped = 0 if self.journal is None else self.journal.dropped
+        if self.journal is not None and dropped > self._dropped_before:
+            count = format_count(dropped - self._dropped_before, "verdict was", "verdicts were")
+            self.say(f"{count} not written to the journal in {seconds:.0f} s: {self.journal.trouble}")
+        self._dropped_before = dropped
         self._behind = waiting > 2 * WORKERS
         self._last_report = now
         self._judged_before, self._passed_over_before = self.judged, self.feed.passed_over

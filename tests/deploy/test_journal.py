@@ -133,6 +133,16 @@ def test_a_full_disk_does_not_stop_the_journal(tmp_path: Path) -> None:
     assert len(rows(tmp_path)) == 202 - dropped
 
 
+def test_rows_of_a_journal_that_was_moved_are_counted(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal", detector()) as journal:
+        assert write(journal, detection(5.0))
+        (tmp_path / "journal").rename(tmp_path / "moved")
+        assert not write(journal, detection(5.0)) and journal.dropped == 1
+        assert "journal.sqlite was removed or moved: start again" in journal.trouble
+        (tmp_path / "moved").rename(tmp_path / "journal")
+        assert write(journal, detection(5.0))
+
+
 def test_pictures_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
     with Journal(tmp_path, detector()) as journal:
         (tmp_path / "pictures").rmdir()

@@ -138,6 +138,17 @@ def test_slow_judging_and_alarms_are_reported(tmp_path: Path, monkeypatch: pytes
     assert alarm.startswith("more images are judged anomalous than the stated 1 %") and f"drift: {alarm}" in text
 
 
+def test_rows_that_are_not_written_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching_module, "REPORT_INTERVAL", 0.0)
+    monkeypatch.setattr(watching_module, "CHECK_INTERVAL", 60.0)  # only the check at the end
+    told: list[str] = []
+    journal = Journal(tmp_path, detector())
+    journal.close()
+    assert len(list(Watching(detector(), Frames([10, 20]), journal=journal, say=told.append))) == 2
+    assert any(line.startswith("2 verdicts were not written to the journal in ") for line in told)
+    assert any(line.endswith("s: the journal is closed, or 10000 rows wait for the disk") for line in told)
+
+
 def test_waiting_files_are_reported(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching_module, "REPORT_INTERVAL", 0.0)
     feed, sentences = PathFeed(files[:1]), list[str]()
