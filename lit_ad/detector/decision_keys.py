@@ -27,6 +27,10 @@ class DecisionKeys:
     area: int | None = None
     clean_up: CleanUpKey | None = None
 
+    def given(self) -> list[str]:
+        """Return the names of the keys that are not None, such as "decision.false_alarm"."""
+        return [f"decision.{name}" for name, value in vars(self).items() if value is not None]
+
 
 @dataclass(frozen=True)
 class DecisionSettings:

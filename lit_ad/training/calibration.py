@@ -107,6 +107,9 @@ class Calibration(L.Callback):
         """Count this fit's validations from 0. Raises UserError if this is the last training of folds, but no fold was
         trained and scored before it."""
         self.validations, self.looked = 0, False
+        splits, given = getattr(getattr(trainer, "datamodule", None), "splits", None), ", ".join(self.keys.given())
+        if self.folds is None and splits is not None and not splits.val and given:
+            rank_zero_warn(f"no image is held out, so nothing uses {given}: give it to `lit-ad recalibrate`")
         last = self.folds is not None and not data_of(trainer, pl_module).splits.val
         if last and self.left_out is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(
@@ -275,11 +278,8 @@ class Calibration(L.Callback):
 
 
 def _set_view(trainer: L.Trainer, method: Any, view: View) -> None:
-    """Set the view of the method, and the window of the data's view, before any image is read. No other function sets
-    them in a run.
-
-    The view's window comes from the nominal training images, or from the checkpoint that the run begins with.
-    """
+    """Set the method's view, and its window in the data, before any image is read; no other function does in a run. The
+    window comes from the nominal training images, or from the checkpoint that the run begins with."""
     method.view = view
     data: Any = getattr(trainer, "datamodule", None)
     if data is not None and data.view.window != view.window:

@@ -66,6 +66,20 @@ def test_held_out_images_set_the_decision(parts: Path, tmp_path: Path, brightnes
     assert Decision.from_dict(saved).to_dict() == model.decision.to_dict()
 
 
+def test_keys_of_a_decision_that_nothing_sets_are_named(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    split, loading = Split(val_fraction=0), Loading(num_workers=0)
+    data = AnomalyDataModule(MVTec(parts), View((12, 18)), split=split, loading=loading)
+    with pytest.warns(
+        UserWarning, match=r"no image is held out, so nothing uses decision\.false_alarm, decision\.pixel: give"
+    ):
+        quiet_trainer(tmp_path, Calibration(0.1, pixel="image")).fit(brightness(View((12, 18))), data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*no image is held out")
+        quiet_trainer(tmp_path, Calibration()).fit(brightness(View((12, 18))), data)
+
+
 def test_a_held_out_image_with_a_defect_is_named(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     """It sets the threshold. The line does not appear if no image stands out."""
     good = tmp_path / "nut/train/good"
