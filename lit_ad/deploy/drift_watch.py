@@ -43,7 +43,7 @@ class DriftWatch:
 
     def fingerprint(self) -> str:
         """Return a hash of all that the tests compare with. When it changes, the tests have to restart."""
-        decision = None if self.decision is None else self.decision.to_dict()
+        decision = None if self.decision is None else self.decision.without_names().to_dict()
         return hash_filled([decision, self.delta, self.anomalous_rate])
 
     def update(self, row: Row) -> list[tuple[str, float]]:

@@ -74,7 +74,7 @@ def export(
             `lit_ad.detector.self_check`.
 
     Returns:
-        The card that the file carries.
+        The card that the file carries, except for the names of images.
 
     Raises:
         UserError: The view has no fixed size, the options do not go together, or a package is missing.
@@ -85,9 +85,8 @@ def export(
     size = input_size(method.view)
     method, without_map = method.exportable()
     card = replace(method.card, precision=precision, without_map=without_map)
-    if card.decision is not None:
-        decision = card.decision.without_maps() if without_map else card.decision
-        card = replace(card, decision=replace(decision, highest={}))  # names of files stay here
+    if card.decision is not None and without_map:
+        card = replace(card, decision=card.decision.without_maps())
     check = make_check(make_inference_network(method), card, carried, CHECKED[precision]).to_text() if carried else None
     _fix_positions(method, size)
     graph = Graph(method).eval()

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def _make_metadata(card: Card) -> str:
     It has the card and an empty place for the file's digest. For programs without lit_ad it also has the input's size,
     the thresholds and markings of each category ("": of all categories together), and a summary of their promises.
     """
-    decision = card.decision
+    decision = None if card.decision is None else card.decision.without_names()  # they stay on this machine
     thresholds: dict[str, Any] = {}
     if decision is not None:
         names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
@@ -45,6 +46,7 @@ def _make_metadata(card: Card) -> str:
         markings = {name or "": decision.marking(name) for name in names}
         thresholds["marking"] = {name: marking and marking.to_dict() for name, marking in markings.items()}
         thresholds["summary"] = summarize(decision)
+    card = replace(card, decision=decision)
     return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
 
 

@@ -98,7 +98,7 @@ def _hash_card(card: Card) -> str:
 
     The decision has the exact scores of the held-out images, so two trainings have different hashes.
     """
-    decision = None if card.decision is None else card.decision.to_dict()
+    decision = None if card.decision is None else card.decision.without_names().to_dict()
     return hash_filled([card.method, card.precision, card.view.to_dict(), decision])
 
 

@@ -67,8 +67,7 @@ class Decision:
         maxima: The maximum of each of these images' anomaly maps, (n,). Empty: the method makes no maps.
         medians: The median of each map, (n,): heatmap colours begin there.
         false_alarm: The rate of nominal images that may be called anomalous. It is also the rate of `pixel_rule`.
-        also_chosen: What else was chosen on the held-out images, one phrase each: the rate is then approximate. Empty:
-            it is exact.
+        also_chosen: What else was chosen on the held-out images, one phrase each: the rate is then approximate.
         by_hand: Image thresholds that a person set in place of those from the rate.
         pixels_by_hand: Pixel thresholds that a person set, in the same way.
         folds: How many images each fold has. For each fold, one training left out the fold's images and then scored
@@ -140,6 +139,10 @@ class Decision:
         nothing: dict[str, Any] = {name: {} for name in (*HELD, "pixels_by_hand") if name not in ("scores", "highest")}
         return replace(self, **nothing, pixel_rule=PixelRule())
 
+    def without_names(self) -> "Decision":
+        """Return this decision without the files of images: it decides the same."""
+        return replace(self, highest={})
+
     @property
     def settings(self) -> DecisionSettings:
         """The settings that the user asked for."""
@@ -148,8 +151,7 @@ class Decision:
     def with_keys(self, keys: DecisionKeys) -> "Decision":
         """Return this decision with another rate, confidence or rule for pixels. Thresholds set by hand stay.
 
-        Raises UserError if the decision lacks held-out numbers that the rule needs, or if two settings exclude each
-        other.
+        Raises UserError if held-out numbers that the rule needs are missing, or two settings exclude each other.
         """
         settings = self.settings.with_keys(keys)
         rule, same = settings.pixel_rule, settings.pixel_rule.area == self.pixel_rule.area
@@ -263,8 +265,7 @@ class Decision:
         return self.pixel_decision.mask(anomaly_map, category, inside)
 
     def colour_range(self, category: str | None = POOLED) -> tuple[float, float] | None:
-        """Return the map values at which heatmap colours begin and end: the pixel threshold is their middle. None
-        without maps."""
+        """Return where heatmap colours begin and end: the pixel threshold is the middle. None without maps."""
         return self.pixel_decision.colour_range(category)
 
     def smallest_rate(self, category: str | None = POOLED) -> float:
@@ -272,8 +273,7 @@ class Decision:
         return find_smallest_rate(len(select_category(self.scores, category)), self.confidence)
 
     def kept_rate(self, category: str | None = POOLED) -> float:
-        """Return the false-alarm rate in effect: the one asked for, or the lowest that the held-out images allow, if
-        that is higher."""
+        """Return the rate in effect: the one asked for, or, if higher, the lowest that the held-out images allow."""
         return max(self.false_alarm, self.smallest_rate(category))
 
     def to_dict(self) -> dict[str, Any]:

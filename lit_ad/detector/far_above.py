@@ -36,7 +36,8 @@ def describe_far_above(decision: Decision) -> list[str]:
         next_score = float(scores[-count - 1])
         kind = "nominal image" if decision.folds.get(category) else "held-out nominal image"
         place = f" of {category}" if len(decision.scores) > 1 else ""
-        named = [f"{name} has {score:.3g}" for score, name in decision.highest.get(category, ())[:count] if name]
+        highest = decision.highest.get(category, ())  # of an earlier checkpoint, only images added since
+        named = [f"{name} has {score:.3g}" for score, name in highest if score > next_score]
         which = f"{', '.join(named) or f'up to {scores[-1]:.3g}'}, and the next {next_score:.3g}"
         harm = (
             f"{'It sets' if count == 1 else 'They set'} the threshold, so that defects may be missed. "

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,8 @@ def test_the_fingerprint_changes_with_decision_delta_and_rate() -> None:
     ]
     assert len({watch.fingerprint() for watch in watches}) == 5
     reordered = Decision({"bolt": HELD + 5, "nut": HELD}, false_alarm=0.05)
-    for decision in (DECISION, reordered):
+    named = replace(DECISION, highest={"nut": [(9.0, "good/1.png")]})
+    for decision in (DECISION, reordered, named):
         assert DriftWatch(decision, 0.01, None).fingerprint() == watches[0].fingerprint()
 
 

@@ -28,6 +28,9 @@ def test_a_detector_keeps_its_number(tmp_path: Path) -> None:
 def test_a_version_keeps_its_state_file_and_parent(tmp_path: Path) -> None:
     versions, card = Versions(JournalFile(tmp_path, alone=True)), detector().card
     assert versions.register(card, "shipped", file="detectors/1.ckpt") == versions.register(card) == 1
+    exported = replace(card, decision=replace(DECISION, highest={}))  # names no image
+    named = replace(card, decision=replace(DECISION, highest={"": [(100.0, "good/1.png")]}))
+    assert versions.register(exported) == versions.register(named) == 1
     assert versions.register(replace(card, decision=None), parent=1, report="{}") == 2
     first, second = versions.all()
     assert (first.state, first.file, first.parent) == ("shipped", "detectors/1.ckpt", None)

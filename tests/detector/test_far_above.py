@@ -1,5 +1,7 @@
 """Held-out images whose scores lie far above all others are found and named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,5 +47,9 @@ def test_a_sentence_names_the_images_of_each_category() -> None:
         "the good images and train again"
     )
     assert nut.startswith("1 of 40 nominal images of nut scores far above all others: up to 0.9, and the next 0.2. If")
+    late = replace(decision, highest={"bolt": [(0.9, "bolt/3.png"), (0.2, "bolt/1.png")]})
+    assert ": bolt/3.png has 0.9, and the next 0.2." in describe_far_above(late)[0]
+    late = replace(decision, highest={"bolt": [(0.2, "bolt/1.png")]})
+    assert ": up to 1, and the next 0.2." in describe_far_above(late)[0]
     assert describe_far_above(decision.with_rate(0.2))[0].count("threshold") == 0
     assert describe_far_above(decision.with_threshold(0.5, "bolt"))[0].count("threshold") == 0
