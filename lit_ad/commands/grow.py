@@ -15,6 +15,7 @@ from lit_ad.commands.own_method import import_own_method
 from lit_ad.counts import format_count
 from lit_ad.data.loading import NEW_IMAGES
 from lit_ad.data.sources.from_config import make_source
+from lit_ad.data.sources.journal import PICTURES
 from lit_ad.data.splits import Split, Splits, list_splits
 from lit_ad.deploy.journal_file import NAME
 from lit_ad.deploy.versions import Version
@@ -24,7 +25,7 @@ from lit_ad.detector.run_files import CONFIG, find_detector
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write, resolve_path
 from lit_ad.line.comparison import compare, list_reasons_against, to_dict, to_rows
-from lit_ad.line.growth import PICTURES, gather_images, read_samples, with_splits, write_samples
+from lit_ad.line.growth import gather_images, read_samples, with_splits, write_samples
 from lit_ad.line.shipping import (
     IMAGES,
     find_file,

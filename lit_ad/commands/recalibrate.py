@@ -15,7 +15,7 @@ from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.trained_images import leave_out_trained, refuse_trained
 from lit_ad.counts import format_count
 from lit_ad.data.sources.images import list_and_tell
-from lit_ad.data.sources.journal import Journal, is_journal
+from lit_ad.data.sources.journal import PICTURES, Journal, is_journal
 from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
@@ -115,7 +115,7 @@ def recalibrate(
         if is_journal(nominal):
             samples = leave_out_trained(ckpt_path, _list_confirmed(nominal, name, alone=len(known) < 2))
         else:
-            if nominal.name == "pictures" and is_journal(nominal.parent):
+            if nominal.name == PICTURES and is_journal(nominal.parent):
                 raise UserError(
                     f"{nominal} has pictures of all kinds, many kept for their scores: give the journal, --nominal "
                     f"{nominal.parent}, whose labels tell the good images of the random sample"

@@ -24,7 +24,6 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
     """
     record = _read_record(file)
     if record is None:
-        tell(f"It is unknown on which images {file} was trained: make sure that it was on none of these")
         return
     root, trained = Path(record["root"]), set(record["trained"])
     inside = [sample for sample in samples if sample.image.is_relative_to(root)]
@@ -53,7 +52,6 @@ def leave_out_trained(file: Path, samples: Sequence[Sample]) -> list[Sample]:
     """
     record = _read_record(file)
     if record is None:
-        tell(f"It is unknown on which images {file} was trained: make sure that it was on none of these")
         return list(samples)
     trained = set(record["trained"])
     others = [sample for sample in samples if not _may_be_trained(sample, trained)]
@@ -70,8 +68,12 @@ def _may_be_trained(sample: Sample, trained: set[int]) -> bool:
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:
-    """Return the record of training images in the checkpoint of a detector, or None if there is none."""
+    """Return the record of training images in the checkpoint of a detector. If there is none, print so, and return
+    None."""
     files = [file] if file.suffix == ".ckpt" else [file.parent.parent / name for name in CHECKPOINTS]
     checkpoint = next((each for each in files if each.is_file()), None)
     record = None if checkpoint is None else read_checkpoint(checkpoint).get("AnomalyDataModule")
-    return record if record and "trained" in record else None
+    if record and "trained" in record:
+        return dict(record)
+    tell(f"It is unknown on which images {file} was trained: make sure that it was on none of these")
+    return None

@@ -17,6 +17,7 @@ from lit_ad.counts import format_count
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_file import NAME, JournalFile
 from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
+from lit_ad.deploy.pictures import PICTURES
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import list_notes
 from lit_ad.detector.runtimes import import_optional
@@ -144,7 +145,7 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
         from lit_ad.line.folder import FolderFeed, is_image
 
         if journal is not None:
-            watched, pictures = folder.resolve(), resolve_path(journal).resolve() / "pictures"
+            watched, pictures = folder.resolve(), resolve_path(journal).resolve() / PICTURES
             if watched.is_relative_to(pictures) or (
                 pictures.is_relative_to(watched) and is_image(pictures / "1.png", watched)
             ):

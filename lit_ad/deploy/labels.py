@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_ad.deploy.alarms import describe_alarm
 from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.pictures import PICTURES
 from lit_ad.deploy.rates import measure_rates
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
@@ -149,7 +150,7 @@ class Labels:
         return self._find(row[0])
 
     def _find(self, picture: str) -> Path:
-        return self.folder / "pictures" / picture
+        return self.folder / PICTURES / picture
 
     def close(self) -> None:
         """Close the file."""

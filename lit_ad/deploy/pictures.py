@@ -16,7 +16,7 @@ from lit_ad.files import explain_write_errors
 from lit_ad.image.pixels import Pixels
 from lit_ad.names import printable
 
-_FOLDER = "pictures"
+PICTURES = "pictures"  # the folder beside the journal
 _NAME = re.compile(r"\d{9,}\.\w+")  # of a file that `Pictures.save` wrote
 _UP = 2  # PNG's filter that subtracts the row above from each row
 
@@ -38,7 +38,7 @@ class Pictures:
 
     def __init__(self, file: JournalFile, most_bytes: int) -> None:
         self.file, self.most_bytes = file, most_bytes
-        self.folder = file.path.parent / _FOLDER
+        self.folder = file.path.parent / PICTURES
         self._unnamed: dict[int, tuple[str, int]] = {}  # new files whose names are not in the journal yet, by row
         with explain_write_errors(self.folder, "give another --journal"):
             present = self._list_present()

@@ -18,7 +18,7 @@ from typing import cast
 
 from lit_ad.batch import Sample, SplitName
 from lit_ad.counts import format_count
-from lit_ad.data.sources.journal import Labelled, count_gone, read_labelled
+from lit_ad.data.sources.journal import PICTURES, Labelled, count_gone, read_labelled
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
@@ -27,7 +27,6 @@ from lit_ad.machine import cores
 from lit_ad.names import file_name, open_table, printable, tell
 from lit_ad.threads import Pool
 
-PICTURES = "pictures"  # the journal's folder of pictures
 COLUMNS = ("path", "split", "label", "mask", "category", "defect", "item")
 SAMPLED, SELECTED = "new good images, of the random sample", "new good images, kept for their scores"
 DEFECTS, OLD_GOOD, OLD_DEFECTS = "confirmed defects", "old test, good", "old test, defects"

@@ -13,7 +13,7 @@ from lit_ad.data.sources.source import Source, select_categories
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
-NAME, SCHEMAS = "journal.sqlite", (1, 2)  # as lit_ad.deploy.journal_file writes them
+NAME, PICTURES, SCHEMAS = "journal.sqlite", "pictures", (1, 2)  # as lit_ad.deploy writes them
 _LABELLED = """
 SELECT images.id, coalesce(picture, ''), label, defect, category, sampled
 FROM labels JOIN images ON images.id = labels.image
@@ -63,7 +63,7 @@ class Journal(Source):
                 tested = label == "defect" or random.Random(f"{self.seed}/{number}").random() < self.test_fraction
                 kind = (defect or "anomalous") if label == "defect" else "good"
                 split: SplitName = "test" if tested else "train"
-                image = self.root / "pictures" / picture
+                image = self.root / PICTURES / picture
                 listed.append(Sample(image, int(label == "defect"), None, category, kind, split))
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
@@ -75,7 +75,7 @@ class Journal(Source):
         Raises:
             UserError: No image of the random sample is labelled good.
         """
-        sampled = {self.root / "pictures" / picture for _, picture, *_, sampled in read_labelled(self.root) if sampled}
+        sampled = {self.root / PICTURES / picture for _, picture, *_, sampled in read_labelled(self.root) if sampled}
         nominal = [sample for sample in self.samples() if sample.label == 0 and sample.image in sampled]
         if not nominal:
             raise UserError(
@@ -90,10 +90,11 @@ class Journal(Source):
 
     def remarks(self) -> list[str]:
         """Return sentences about the numbers of images that are left out."""
-        unsure = sum(label == "unsure" for _, _, label, *_ in read_labelled(self.root))
+        labelled = read_labelled(self.root)
+        unsure = sum(each.label == "unsure" for each in labelled)
         left_out = {"labelled unsure": unsure, "whose picture somebody removed": count_gone(self.root)}
         remarks = [f"images {which} are left out: {count}" for which, count in left_out.items() if count]
-        counts = Counter(each.category for each in read_labelled(self.root))
+        counts = Counter(each.category for each in labelled)
         if self.category is None and counts[""] and len(counts) > 1:
             remarks.append(
                 f"{counts['']} of {counts.total()} images have no category: they are a category of their own"
@@ -113,7 +114,7 @@ def count_gone(folder: Path) -> int:
 
 
 def _has_picture(folder: Path, image: Labelled) -> bool:
-    return bool(image.picture) and (folder / "pictures" / image.picture).is_file()
+    return bool(image.picture) and (folder / PICTURES / image.picture).is_file()
 
 
 def _read_all(folder: Path) -> list[Labelled]:
