@@ -72,7 +72,7 @@ class Labels:
         images = [dict(zip(_COLUMNS, values, strict=True)) for values in shown]
         return [{**image, "regions": json.loads(image["regions"] or "[]")} for image in images]
 
-    def add(self, image: int, label: str, defect: str = "", who: str = "") -> None:
+    def add(self, image: int, label: str, defect: str = "", who: str = "") -> dict[str, str] | None:
         """Label an image. The new label replaces an earlier one.
 
         Args:
@@ -80,6 +80,9 @@ class Labels:
             label: "good", "defect" or "unsure".
             defect: The name of the defect, or "".
             who: The name of the person.
+
+        Returns:
+            Label, defect and who of the label that was replaced. None: the image had no label.
 
         Raises:
             NoPicture: The image is unknown or has no picture.
@@ -98,27 +101,28 @@ class Labels:
         values = (time.time(), image, label, defect, who)
         with self._lock, self._file.transaction():
             self._path(image)
-            self._file.connection.execute(
-                "UPDATE labels SET undone = ? WHERE image = ? AND undone IS NULL", (values[0], image)
-            )
-            self._file.connection.execute(
-                "INSERT INTO labels (time, image, label, defect, who) VALUES (?, ?, ?, ?, ?)", values
-            )
+            run, present = self._file.connection.execute, "WHERE image = ? AND undone IS NULL"
+            replaced = run(f"SELECT label, defect, who FROM labels {present}", (image,)).fetchone()
+            run(f"UPDATE labels SET undone = ? {present}", (values[0], image))
+            run("INSERT INTO labels (time, image, label, defect, who) VALUES (?, ?, ?, ?, ?)", values)
+        return None if replaced is None else dict(zip(("label", "defect", "who"), replaced, strict=True))
 
     def undo(self, who: str = "") -> int | None:
-        """Take back the last label of a person.
+        """Take back the last label of a person. If it had replaced another label, the image has that one again.
 
         Returns:
-            The number of the image, which then has no label, even if it had an earlier one. None: there was no label.
+            The number of the image. None: there was no label.
         """
         run = self._file.connection.execute
         with self._lock, self._file.transaction():
-            query = "SELECT id, image FROM labels WHERE undone IS NULL AND who = ? ORDER BY id DESC LIMIT 1"
+            query = "SELECT id, image, time FROM labels WHERE undone IS NULL AND who = ? ORDER BY id DESC LIMIT 1"
             row = run(query, (_clean_name(who),)).fetchone()
             if row is None:
                 return None
-            run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), row[0]))
-        return int(row[1])
+            number, image, since = row
+            run("UPDATE labels SET undone = NULL WHERE image = ? AND undone = ? AND id < ?", (image, since, number))
+            run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), number))
+        return int(image)
 
     def counts(self) -> dict[str, int]:
         """Count the images of each label."""

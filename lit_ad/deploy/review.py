@@ -72,8 +72,8 @@ def make_review_routes(
     async def add_label(request: Request) -> Response:
         check_token(request)
         body = await _read_json(request, {"image": int, "label": str, "defect": str, "who": str})
-        await _call(labels.add, body["image"], body["label"], body["defect"], body["who"])
-        return JSONResponse({"counts": await _call(labels.counts)})
+        replaced = await _call(labels.add, body["image"], body["label"], body["defect"], body["who"])
+        return JSONResponse({"counts": await _call(labels.counts), "replaced": replaced})
 
     async def undo_label(request: Request) -> Response:
         check_token(request)

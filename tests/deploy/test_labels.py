@@ -68,12 +68,14 @@ def test_a_label_has_who_and_when_and_can_be_undone(tmp_path: Path) -> None:
     ]
 
 
-def test_a_later_label_replaces_an_earlier_one(tmp_path: Path) -> None:
+def test_a_later_label_replaces_an_earlier_one_until_it_is_undone(tmp_path: Path) -> None:
     fill(tmp_path)
     labels = Labels(tmp_path, 0.05)
-    labels.add(4, "good")
-    labels.add(4, "defect")
+    assert labels.add(4, "good", who="Ada") is None
+    assert labels.add(4, "defect", "dent", who="Bo") == {"label": "good", "defect": "", "who": "Ada"}
     assert labels.counts() == {"good": 0, "defect": 1, "unsure": 0}
+    assert labels.undo("Bo") == 4 and labels.counts() == {"good": 1, "defect": 0, "unsure": 0}
+    assert labels.undo("Ada") == 4 and labels.counts() == {"good": 0, "defect": 0, "unsure": 0}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
+from lit_ad.deploy.labels import Labels
 from lit_ad.deploy.serve import make_service
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
@@ -48,7 +49,10 @@ def test_images_are_listed_shown_and_labelled(journal: Journal) -> None:
     picture = client.get("/review/pictures/1")
     assert picture.headers["content-type"] == "image/png" and picture.content.startswith(b"\x89PNG")
     sent = {"image": 1, "label": "defect", "defect": "dent", "who": "Ada"}
-    assert client.post("/review/labels", json=sent).json() == {"counts": {"good": 0, "defect": 1, "unsure": 0}}
+    assert client.post("/review/labels", json=sent).json() == {
+        "counts": {"good": 0, "defect": 1, "unsure": 0},
+        "replaced": None,
+    }
     assert len(client.get("/review/images").json()["images"]) == 2
     assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] == 1
     assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] is None
@@ -164,8 +168,12 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
             body.send_keys("g")
             wait("1 good, 0 defects")
             wait("image 2")
+            Labels(tmp_path, 0.05).add(2, "good", who="Bo")  # while this page shows the image
             body.send_keys("u")
+            wait("Image 2 had the label good of Bo. Yours replaces it")
             wait("image 1")
+            body.send_keys("z")
+            wait("2 good, 0 defects, 0 unsure")
             assert len(driver.find_elements("css selector", "rect")) == 1
             phone = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -179,7 +187,7 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
             body.send_keys("d")
             wait("nothing is left to review.")
             body.send_keys("z")
-            wait("1 good, 0 defects, 1 unsure")
+            wait("2 good, 0 defects, 0 unsure")
             wait("image 1")
     finally:
         driver.quit()
