@@ -127,7 +127,7 @@ def _grow_alone(run: Path, journal: Path, steps: int, only_new_decide: bool, shi
     if state == "refused":
         raise UserError(
             f"version {grown}, {home}, is not shipped, because it has {'; and '.join(against)}. Ship it anyway with "
-            "--ship-worse, or try more labels or another number of --steps"
+            f"`lit-ad journal {journal} --ship {grown}`, or try more labels or another number of --steps"
         )
     if shipped is None:
         ship(journal, before, "before it grew")

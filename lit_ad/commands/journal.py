@@ -9,7 +9,7 @@ from tabulate import tabulate
 from lit_ad.deploy.journal_file import JournalFile, explain_journal_errors
 from lit_ad.deploy.versions import Versions
 from lit_ad.errors import UserError
-from lit_ad.line.shipping import SHIPPED, roll_back
+from lit_ad.line.shipping import SHIPPED, roll_back, ship_again
 from lit_ad.line.unfinished import clean_up
 from lit_ad.names import printable
 
@@ -21,6 +21,7 @@ def journal(
     source: str | None = None,
     category: str | None = None,
     rollback: bool = False,
+    ship: int | None = None,
 ) -> None:
     """Print what the journal of `lit-ad serve MODEL --journal DIR` holds: verdicts, detectors, alarms and resets.
 
@@ -35,17 +36,21 @@ def journal(
         source: The source whose tests are reset. None: all sources.
         category: The category whose tests are reset. None: all categories.
         rollback: Take back the last shipped detector (`lit-ad grow`): DIR/detector.ckpt becomes the one before it.
+        ship: The version to ship: DIR/detector.ckpt becomes this one. It may have been refused or taken back.
 
     Raises:
-        UserError: There is no such journal, source or category, or no reason for a reset, or no earlier detector.
+        UserError: There is no such journal, source or category, or no reason for a reset, or no such detector.
     """
-    if rollback and (reset, source, category) != (None, None, None):
-        raise UserError("--rollback resets no tests, because another detector begins new ones: give it alone")
+    if rollback and ship is not None:
+        raise UserError("--rollback and --ship both choose a detector: give one of them")
+    if (rollback or ship is not None) and (reset, source, category) != (None, None, None):
+        name = "--rollback" if rollback else "--ship"
+        raise UserError(f"{name} resets no tests, because another detector begins new ones: give it alone")
     with explain_journal_errors(folder):
         clean_up(folder)
-        if rollback:
-            version = roll_back(folder)
-            print(f"{folder / SHIPPED} is version {version.id} again. Restart a running service, so that it loads it")
+        if rollback or ship is not None:
+            number = roll_back(folder).id if ship is None else ship_again(folder, ship)
+            print(f"{folder / SHIPPED} is version {number} now. Restart a running service, so that it loads it")
             return
         file = JournalFile(folder, alone=False)
         _reset(file, reset, source, category)

@@ -42,8 +42,11 @@ def find_file(folder: Path, version: Version) -> Path:
 
 
 def find_version(folder: Path, number: int) -> Version:
-    """Return the version whose id is `number`."""
-    return next(version for version in list_versions(folder) if version.id == number)
+    """Return the version whose id is `number`. Raises UserError if there is none."""
+    for version in list_versions(folder):
+        if version.id == number:
+            return version
+    raise UserError(f"{folder} has no version {number}: lit-ad journal {folder} lists its versions")
 
 
 def find_shipped_version(folder: Path) -> Version | None:
@@ -145,6 +148,19 @@ def roll_back(folder: Path) -> Version:
         raise UserError(f"there is nothing to go back to in {folder}: lit-ad journal {folder} lists its versions")
     ship(folder, before.id, f"back from version {shipped.id}")
     return before
+
+
+def ship_again(folder: Path, number: int) -> int:
+    """Ship a version that was refused, or that another one has replaced. Return its id.
+
+    Raises:
+        UserError: There is no such version, it is shipped already, or its file is gone.
+    """
+    state = find_version(folder, number).state
+    if state == "shipped":
+        raise UserError(f"version {number} is {folder / SHIPPED} already")
+    ship(folder, number, f"chosen by hand, it was {state}")
+    return number
 
 
 def register(folder: Path, card: Card, checkpoint: Path, **values: Any) -> int:

@@ -140,17 +140,20 @@ def test_a_worse_detector_is_not_shipped_unless_the_user_insists(
     (run / "checkpoints/best.ckpt").unlink()
     recalibrate(trained, threshold=0.0, output=run / "checkpoints/best.ckpt")
     line(folder, Detector.load(run), images, defects="/test/")
-    with pytest.raises(UserError, match=r"version 2, .*, is not shipped, because it has more misses \(.* --ship-worse"):
+    with pytest.raises(UserError, match=r"version 2, .*, is not shipped, because it has more misses \(.* --ship 2`"):
         grow(run, folder, steps=4)
     assert "New images by split: " in capsys.readouterr().out and not (folder / "detector.ckpt").exists()
     refused = Versions(JournalFile(folder, alone=False)).all()
     assert [(version.state, version.parent) for version in refused] == [("judged", None), ("refused", 1)]
     report = json.loads((folder / "detectors/2/growth.json").read_text())
     assert report == json.loads(refused[1].report or "") and report["joined"]["train"] > 0
+    journal(folder, ship=2)
+    assert (folder / "detector.ckpt").read_bytes() == (folder / "detectors/2/checkpoints/best.ckpt").read_bytes()
+    journal(folder, rollback=True)
     grow(run, folder, steps=4, held_out="new", ship_worse=True)
     assert "Shipped as version 3" in capsys.readouterr().out and (folder / "detector.ckpt").is_file()
     states = [version.state for version in Versions(JournalFile(folder, alone=False)).all()]
-    assert states == ["retired", "refused", "shipped"]
+    assert states == ["retired", "retired", "shipped"]
     grow(folder / "detectors/3", folder, steps=4, ship_worse=True)
     assert "There are no new images" in capsys.readouterr().out
 

@@ -47,6 +47,12 @@ def test_wrong_resets_are_refused(folder: Path) -> None:
         journal(folder, reset="new lamp", source="line 1", category="bolt")
     with pytest.raises(UserError, match=r"--rollback resets no tests.*: give it alone"):
         journal(folder, reset="new lamp", rollback=True)
+    with pytest.raises(UserError, match=r"--ship resets no tests.*: give it alone"):
+        journal(folder, reset="new lamp", ship=1)
+    with pytest.raises(UserError, match=r"both choose a detector: give one of them"):
+        journal(folder, rollback=True, ship=1)
+    with pytest.raises(UserError, match="has no version 1"):
+        journal(folder, ship=1)
     with pytest.raises(UserError, match="--reset is empty"):
         journal(folder, reset=" ")
     with pytest.raises(UserError, match=r"journal.sqlite does not exist"):

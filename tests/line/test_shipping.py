@@ -22,6 +22,7 @@ from lit_ad.line.shipping import (
     register,
     roll_back,
     ship,
+    ship_again,
 )
 from tests.deploy.test_journal import DECISION, detector
 
@@ -40,6 +41,12 @@ def test_a_version_is_shipped_and_rolled_back(versions: Path, tmp_path: Path) ->
         roll_back(versions)
     reasons = [event.reason for event in JournalFile(versions, alone=False).events(kind="shipped")]
     assert reasons == ["version 1: first", "version 2: grown", "version 1: back from version 2"]
+    assert ship_again(versions, 2) == 2
+    assert (versions / "detector.ckpt").read_text() == "new" and states(versions) == ["retired", "shipped"]
+    with pytest.raises(UserError, match=r"^version 2 is .*detector.ckpt already"):
+        ship_again(versions, 2)
+    with pytest.raises(UserError, match=r"has no version 9: lit-ad journal .* lists its versions"):
+        ship_again(versions, 9)
     assert sorted(path.name for path in (versions / "detectors").iterdir()) == ["1", "7"]
     assert find_next_folder(versions) == versions / "detectors/2"
 
