@@ -52,7 +52,7 @@ CASES = {
     "INPFormer": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="InpFormer"),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 224, 4, peer="L2BT"),
     "FoundAD": Case("vit_small_patch14_dinov2", 224, 8),
-    "EfficientAD": Case("pdn", 256, 1, 2, 3, peer="EfficientAd"),
+    "EfficientAD": Case("pdn", 256, 1, 8, 3, peer="EfficientAd"),  # with two steps, the start of an epoch would count
     "Transformaly": Case("deit_tiny_patch16_224", 224, 16),
     "MKD": Case("vgg16", 128, 32),
     "MixedTeacher": Case("resnet18", 256, 8),
