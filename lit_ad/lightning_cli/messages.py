@@ -31,6 +31,18 @@ _TYPES = {
 _NO_SOURCE = "the data has no source: give --config FILE, or --data.source Folder (or MVTec, or another) with its keys"
 _CONFIG_FIRST = "give --config FILE, such as configs/stfpm.yaml; single keys go after it, as --data.source.root FOLDER"
 
+_USUAL = {  # other programs' names of options -> our keys
+    **dict.fromkeys(("epochs", "trainer.epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("steps", "trainer.steps"), "trainer.max_steps"),
+    **dict.fromkeys(("gpus", "trainer.gpus"), "trainer.devices"),
+    **dict.fromkeys(("output", "output_dir"), "trainer.default_root_dir"),
+    **dict.fromkeys(("root", "data.root", "dataset"), "data.source.root"),
+    **dict.fromkeys(("image_size", "data.image_size"), "model.view.image_size"),
+    **dict.fromkeys(("lr", "learning_rate"), "model.lr"),
+    "seed": "seed_everything",
+    "resume": "ckpt_path",
+}
+
 # The parser's words -> the user's words. All are applied, one after the other.
 _PATTERNS = (
     (r"Parser key \"config\": File does not exist: (.*)", r"there is no config file \1"),
@@ -107,6 +119,10 @@ def _suggest_name(text: str, keys: Sequence[str]) -> str:
     sources = [name for name in SOURCES if name != "Source"]
     known = [*keys, "model", "data", "trainer", *METHODS, *sources, *(field.name for field in fields(View))]
     unknown = re.match(r"there is no (?:key|option) -*([\w.]+)", text)
+    usual = _USUAL.get(unknown[1]) if unknown else None
+    classes = tuple(f"{key}." for key in ("model", "data.source") if key in keys)  # their own keys are not in `keys`
+    if usual and (usual in keys or usual.startswith(classes)):
+        return f". Did you mean {usual}?"
     if unknown and not get_close_matches(unknown[1], keys, n=1, cutoff=0.9):  # else the key is mistyped
         last = unknown[1].rpartition(".")[2]
         # It belongs to another group. An inner parser, which says "key", knows only the model's groups, such as view.
