@@ -21,7 +21,9 @@ def find_detector(path: str | Path) -> Path:
         checkpoints = [path / name for name in CHECKPOINTS]
         existing = [file for file in checkpoints if file.is_file()]
         if not existing:
-            raise UserError(f"{path} is no run directory: it has neither {' nor '.join(map(str, checkpoints))}")
+            inside = [str(file) for file in sorted(path.iterdir()) if file.suffix in (".ckpt", *EXPORTED)]
+            remedy = f"; give a file: {' or '.join(inside)}" if inside else ""
+            raise UserError(f"{path} is no run directory: it has neither {' nor '.join(CHECKPOINTS)}{remedy}")
         path = existing[0]
     if not path.is_file():
         raise UserError(f"there is no detector {path}: give a run's directory, a checkpoint or an exported file")

@@ -26,6 +26,8 @@ def test_a_path_that_is_no_detector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no detector .*alone\.onnx: give a run's directory"):
         find_detector(alone)
     alone.touch()
+    with pytest.raises(UserError, match=r"last\.ckpt; give a file: .*/alone\.onnx$"):
+        find_detector(tmp_path)
     assert find_detector(alone) == alone and find_run(alone) is None
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"notes\.txt is no detector: expected a checkpoint \(\.ckpt\) or \.onnx"):
