@@ -31,6 +31,7 @@ from lit_ad.line.shipping import (
     find_file,
     find_images,
     find_next_folder,
+    find_same_version,
     find_shipped_version,
     find_version,
     register,
@@ -75,8 +76,8 @@ def grow(
         seed: The seed that draws which new images are used for training, held out, or used for the test.
 
     Raises:
-        UserError: The run or the journal is incomplete, another growth runs there, or the new detector is worse and is
-            not shipped.
+        UserError: The run or the journal is incomplete, another growth runs there, the new detector is worse and is not
+            shipped, an earlier growth made the same detector, or another one was shipped meanwhile.
     """
     check_number("--steps", steps, least=1)
     run, journal = resolve_path(run), resolve_path(journal)
@@ -108,6 +109,11 @@ def _grow_alone(run: Path, journal: Path, steps: int, only_new_decide: bool, shi
             write_samples(growth.samples, home / IMAGES, journal / PICTURES)
             _train(run, home, int(checkpoint["global_step"]) + steps)
             new = Detector.load(home)
+            if same := find_same_version(journal, new.card):
+                raise UserError(
+                    f"this growth makes version {same.id} again, which is {same.state}: label more images, give other "
+                    f"--steps, or ship it with `lit-ad journal {journal} --ship {same.id}`"
+                )
             comparisons, aurocs = compare(old, new, growth)
             report = json.dumps({**to_dict(comparisons, aurocs, growth.joined), "grown_from": number}, indent=2)
             with atomic_write(home / "growth.json") as temporary:
@@ -124,12 +130,19 @@ def _grow_alone(run: Path, journal: Path, steps: int, only_new_decide: bool, shi
     print(tabulate(to_rows(comparisons), headers=headers))
     if aurocs:
         print(f"Image AUROC on the old test: {aurocs['old']:.4f} old, {aurocs['new']:.4f} new")
+    refusal = f"version {grown}, {home}, is not shipped, because"
+    remedy = f"Ship it anyway with `lit-ad journal {journal} --ship {grown}`, or"
     if state == "refused":
         raise UserError(
-            f"version {grown}, {home}, is not shipped, because it has {'; and '.join(against)}. Ship it anyway with "
-            f"`lit-ad journal {journal} --ship {grown}`, or try more labels or another number of --steps"
+            f"{refusal} it has {'; and '.join(against)}. {remedy} try more labels or another number of --steps"
         )
-    if shipped is None:
+    present = find_shipped_version(journal)  # somebody may have shipped one meanwhile
+    if present is not None and present.id != before:
+        raise UserError(
+            f"{refusal} it was compared with version {before}, and version {present.id} was shipped meanwhile. "
+            f"{remedy} grow again"
+        )
+    if present is None:
         ship(journal, before, "before it grew")
     place = ship(journal, grown, f"grown from version {number} by {format_count(steps, 'step')}")
     print(f"Shipped as version {grown}: {place}. Restart a running service to load it:")

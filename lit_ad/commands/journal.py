@@ -35,7 +35,8 @@ def journal(
         reset: The reason for a reset, such as "new lamp". The journal keeps it.
         source: The source whose tests are reset. None: all sources.
         category: The category whose tests are reset. None: all categories.
-        rollback: Take back the last shipped detector (`lit-ad grow`): DIR/detector.ckpt becomes the one before it.
+        rollback: Take back the last shipping (`lit-ad grow` or --ship): DIR/detector.ckpt becomes the version that it
+            was before. Another --rollback goes further back.
         ship: The version to ship: DIR/detector.ckpt becomes this one. It may have been refused or taken back.
 
     Raises:

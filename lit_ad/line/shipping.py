@@ -15,7 +15,9 @@ from lit_ad.files import atomic_write
 SHIPPED = "detector.ckpt"
 FOLDER = "detectors"  # DIR/detectors/N is the run of a grown version
 IMAGES = "images.csv"  # in DIR/detectors/N: the training, held-out and test images of that version
-_SHIPPING = "shipping"  # a fact of the journal: the version that is being shipped, and why
+# Facts of the journal, as JSON:
+_SHIPPING = "shipping"  # the version that is being shipped, why, and whether it is a rollback
+_EARLIER = "shipped earlier"  # the versions that rollbacks ship, the next one last
 
 
 def find_next_folder(folder: Path) -> Path:
@@ -36,8 +38,11 @@ def find_images(folder: Path, version: Version) -> Path | None:
 def find_file(folder: Path, version: Version) -> Path:
     """Return the path of a version's checkpoint. Raises UserError if it is gone."""
     if version.file is None or not (folder / version.file).is_file():
-        remedy = "begin a new journal" if version.file is None else f"bring {version.file} back, or begin a new journal"
-        raise UserError(f"version {version.id} has no file in {folder}, to ship it or to compare with it: {remedy}")
+        if version.file is None:
+            why = "since it was served from another place: serve its own file"
+        else:
+            why = f"to ship it or to compare with it: bring {version.file} back, or begin a new journal"
+        raise UserError(f"version {version.id} has no file in {folder}, {why}")
     return folder / version.file
 
 
@@ -47,6 +52,16 @@ def find_version(folder: Path, number: int) -> Version:
         if version.id == number:
             return version
     raise UserError(f"{folder} has no version {number}: lit-ad journal {folder} lists its versions")
+
+
+def find_same_version(folder: Path, card: Card) -> Version | None:
+    """Return the version that is the same detector. None: there is none, or its file is gone."""
+    file = JournalFile(folder, alone=False)
+    try:
+        version = Versions(file).find(card)
+    finally:
+        file.close()
+    return version if version and version.file is not None and (folder / version.file).is_file() else None
 
 
 def find_shipped_version(folder: Path) -> Version | None:
@@ -72,7 +87,7 @@ def link_or_copy(file: Path, place: Path) -> None:
             shutil.copyfile(file, temporary)
 
 
-def ship(folder: Path, number: int, why: str) -> Path:
+def ship(folder: Path, number: int, why: str, back: bool = False) -> Path:
     """Replace DIR/detector.ckpt by a version, in one step, and record the event.
 
     If the process is killed in the middle, `finish_shipping` does the rest.
@@ -81,6 +96,7 @@ def ship(folder: Path, number: int, why: str) -> Path:
         folder: DIR of the journal.
         number: The id of the version.
         why: The reason, for the journal.
+        back: Whether this is a rollback, so that the next rollback goes further back.
 
     Returns:
         The path DIR/detector.ckpt.
@@ -91,8 +107,8 @@ def ship(folder: Path, number: int, why: str) -> Path:
     file = JournalFile(folder, alone=False)
     try:
         find_file(folder, find_version(folder, number))
-        file.save_fact(_SHIPPING, json.dumps([number, why]))
-        _ship(folder, file, number, why)
+        file.save_fact(_SHIPPING, json.dumps([number, why, back]))
+        _ship(folder, file, number, why, back)
     finally:
         file.close()
     return folder / SHIPPED
@@ -107,9 +123,9 @@ def finish_shipping(folder: Path) -> int | None:
     """Ship the version whose shipping was killed in the middle, and return its id. None: there is no such version."""
     file = JournalFile(folder, alone=False)
     try:
-        number, why = json.loads(file.fact(_SHIPPING) or "[null, null]")
+        number, *others = json.loads(file.fact(_SHIPPING) or "[null]")
         if number is not None:
-            _ship(folder, file, number, why)
+            _ship(folder, file, number, *others)
     except UserError:  # the version's file is gone: DIR/detector.ckpt stays as it is
         file.remove_fact(_SHIPPING)
         return None
@@ -118,7 +134,7 @@ def finish_shipping(folder: Path) -> int | None:
     return None if number is None else int(number)
 
 
-def _ship(folder: Path, file: JournalFile, number: int, why: str) -> None:
+def _ship(folder: Path, file: JournalFile, number: int, why: str, back: bool = False) -> None:
     """Write DIR/detector.ckpt, and then the states of the versions. Raises UserError if it cannot be written."""
     try:
         link_or_copy(find_file(folder, find_version(folder, number)), folder / SHIPPED)
@@ -127,37 +143,52 @@ def _ship(folder: Path, file: JournalFile, number: int, why: str) -> None:
         raise
     versions = Versions(file)
     with file.transaction():
+        earlier = _list_earlier(file)
         for other in versions.all():
             if other.state == "shipped" and other.id != number:
                 versions.set_state(other.id, "retired")
+                earlier = earlier[:-1] if back else [*earlier, other.id]
+        file.save_fact(_EARLIER, json.dumps(earlier))
         versions.set_state(number, "shipped")
         file.add_event("shipped", None, None, f"version {number}: {why}")
         file.remove_fact(_SHIPPING)
 
 
+def _list_earlier(file: JournalFile) -> list[int]:
+    """Return the ids of the versions that were shipped before the present one, the last one last."""
+    known = {version.id for version in Versions(file).all()}
+    return [number for number in json.loads(file.fact(_EARLIER) or "[]") if number in known]
+
+
 def roll_back(folder: Path) -> Version:
-    """Ship the version again that was shipped before the present one. Return it.
+    """Ship the version again that was shipped before the present one; if there was none, the one it was compared with.
+
+    The next rollback goes further back. Return the version.
 
     Raises:
         UserError: No version is shipped, or no version was shipped before.
     """
-    versions = {version.id: version for version in list_versions(folder)}
-    shipped = next((version for version in versions.values() if version.state == "shipped"), None)
-    before = None if shipped is None or shipped.parent is None else versions.get(shipped.parent)
-    if shipped is None or before is None:
+    shipped = find_shipped_version(folder)
+    file = JournalFile(folder, alone=False)
+    earlier = _list_earlier(file)
+    file.close()
+    number = earlier[-1] if earlier else shipped.parent if shipped else None
+    if shipped is None or number is None:
         raise UserError(f"there is nothing to go back to in {folder}: lit-ad journal {folder} lists its versions")
-    ship(folder, before.id, f"back from version {shipped.id}")
-    return before
+    ship(folder, number, f"back from version {shipped.id}", back=True)
+    return find_version(folder, number)
 
 
 def ship_again(folder: Path, number: int) -> int:
     """Ship a version that was refused, or that another one has replaced. Return its id.
 
+    If DIR/detector.ckpt is gone, the shipped version may be shipped again.
+
     Raises:
         UserError: There is no such version, it is shipped already, or its file is gone.
     """
     state = find_version(folder, number).state
-    if state == "shipped":
+    if state == "shipped" and (folder / SHIPPED).is_file():
         raise UserError(f"version {number} is {folder / SHIPPED} already")
     ship(folder, number, f"chosen by hand, it was {state}")
     return number

@@ -111,17 +111,22 @@ def _undo(folder: Path) -> list[str] | None:
         if text is None:
             return None
         before = json.loads(text)
-        known = {*before["folders"], *(Path(name).parts[1] for name in before["files"].values() if name)}
+        versions = Versions(file)
+        # A version that somebody shipped while the growth ran stays as it is.
+        used = {version.id: version.file for version in versions.all() if version.state in ("shipped", "retired")}
+        files = [*before["files"].values(), *used.values()]
+        known = {*before["folders"], *(Path(name).parts[1] for name in files if name)}
         removed = [path for path in _list_folders(folder) if path.name not in known]
         for path in removed:
             shutil.rmtree(path)
         if not known:
             with suppress(OSError):  # it does not exist
                 (folder / FOLDER).rmdir()
-        versions = Versions(file)
         with file.transaction():
             judged = versions.images()
             for version in versions.all():
+                if version.id in used:
+                    continue
                 if str(version.id) in before["files"] or version.id in judged:
                     versions.set_file(version.id, before["files"].get(str(version.id)))
                 else:

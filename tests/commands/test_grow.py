@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from lit_ad.deploy.labels import Labels
 from lit_ad.deploy.versions import Versions
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
+from lit_ad.line.comparison import compare
 from lit_ad.line.shipping import list_versions
 
 
@@ -131,7 +133,11 @@ def growing(run: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow  # trains
 def test_a_worse_detector_is_not_shipped_unless_the_user_insists(
-    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The old detector calls every image anomalous, and so misses no defect. Some defects look like good images, which
     the new detector misses."""
@@ -156,6 +162,21 @@ def test_a_worse_detector_is_not_shipped_unless_the_user_insists(
     assert states == ["retired", "retired", "shipped"]
     grow(folder / "detectors/3", folder, steps=4, ship_worse=True)
     assert "There are no new images" in capsys.readouterr().out
+
+    with pytest.raises(UserError, match=r"makes version 4 again, which is shipped: label more images, .* --ship 4`"):
+        grow(folder / "detectors/3", folder, steps=4, ship_worse=True)
+    assert [version.parent for version in list_versions(folder)] == [None, 1, 1, 3]
+    assert not (folder / "detectors/5").exists()
+
+    def ship_meanwhile(*arguments: Any) -> Any:
+        journal(folder, ship=1)
+        return compare(*arguments)
+
+    monkeypatch.setattr("lit_ad.commands.grow.compare", ship_meanwhile)
+    told = r"version 5, .*, is not shipped, because it was compared with version 4, and version 1 was shipped meanwhile"
+    with pytest.raises(UserError, match=told + r"\. Ship it anyway with .* --ship 5`, or grow again"):
+        grow(folder / "detectors/3", folder, steps=5, ship_worse=True)
+    assert Versions(JournalFile(folder, alone=False)).all()[0].state == "shipped"
 
 
 def test_a_run_without_a_threshold_cannot_grow(trained: Path, tmp_path: Path) -> None:

@@ -45,10 +45,33 @@ def test_a_version_is_shipped_and_rolled_back(versions: Path, tmp_path: Path) ->
     assert (versions / "detector.ckpt").read_text() == "new" and states(versions) == ["retired", "shipped"]
     with pytest.raises(UserError, match=r"^version 2 is .*detector.ckpt already"):
         ship_again(versions, 2)
+    (versions / "detector.ckpt").unlink()
+    assert ship_again(versions, 2) == 2 and (versions / "detector.ckpt").read_text() == "new"
     with pytest.raises(UserError, match=r"has no version 9: lit-ad journal .* lists its versions"):
         ship_again(versions, 9)
     assert sorted(path.name for path in (versions / "detectors").iterdir()) == ["1", "7"]
     assert find_next_folder(versions) == versions / "detectors/2"
+
+
+def test_rollbacks_go_back_through_all_that_was_shipped(versions: Path, tmp_path: Path) -> None:
+    (tmp_path / "third.ckpt").write_text("third")
+    third = register(versions, detector(DECISION.with_rate(0.2)).card, tmp_path / "third.ckpt", parent=1)
+    for number in (1, 2, third, 1):
+        ship_again(versions, number)
+    assert [roll_back(versions).id for _ in range(3)] == [third, 2, 1]  # not the parent of the third, which is 1
+    with pytest.raises(UserError, match="there is nothing to go back to"):
+        roll_back(versions)
+    assert (versions / "detector.ckpt").read_text() == "old"
+
+
+def test_the_first_shipped_version_goes_back_to_the_one_it_was_compared_with(versions: Path) -> None:
+    file = JournalFile(versions, alone=False)
+    file.connection.execute("UPDATE versions SET parent = 1 WHERE id = 2")
+    ship_again(versions, 2)
+    assert roll_back(versions).id == 1
+    file.connection.execute("UPDATE versions SET file = NULL WHERE id = 2")
+    with pytest.raises(UserError, match=r"version 2 has no file in .*, since it was served from another place"):
+        ship_again(versions, 2)
 
 
 def test_a_version_without_a_file_cannot_be_shipped(versions: Path) -> None:

@@ -140,6 +140,16 @@ def test_a_version_that_judged_since_keeps_its_row(versions: Path, tmp_path: Pat
     assert third.file is None and not (versions / "detectors/2").exists()
 
 
+def test_a_version_that_somebody_shipped_meanwhile_stays(versions: Path, tmp_path: Path) -> None:
+    (tmp_path / "third.ckpt").write_text("third")
+    register_unfinished(versions)
+    number = register(versions, THIRD.card, tmp_path / "third.ckpt")
+    ship(versions, number, "chosen by hand")
+    clean_up(versions)
+    third = find_version(versions, number)
+    assert third.state == "shipped" and find_file(versions, third).read_text() == "third"
+
+
 def register_unfinished(folder: Path) -> None:
     """Let the journal's next versions look like those of a killed growth."""
     file = JournalFile(folder, alone=False)
