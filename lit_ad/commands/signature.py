@@ -6,7 +6,7 @@ from inspect import Parameter, getdoc, signature
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_paths
@@ -69,6 +69,14 @@ def make_parser(function: Callable[..., None], prog: str, config_file: bool = Fa
 
 class Parser(ArgumentParser):
     """A parser whose errors are UserErrors of one line."""
+
+    def parse_args(self, args: Sequence[str], *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        try:
+            return super().parse_args(args, *more, **kwargs)
+        except UnicodeDecodeError:
+            from lit_ad.lightning_cli.messages import explain_binary_file
+
+            self.error(explain_binary_file(args))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         from lit_ad.lightning_cli.messages import explain_error  # it imports torch, which takes two seconds

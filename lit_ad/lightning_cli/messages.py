@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 
 import lit_ad.data
 from lit_ad.data import __all__ as SOURCES
@@ -36,15 +37,19 @@ _USUAL = {  # other programs' names of options -> our keys
     **dict.fromkeys(("steps", "trainer.steps"), "trainer.max_steps"),
     **dict.fromkeys(("gpus", "trainer.gpus"), "trainer.devices"),
     **dict.fromkeys(("output", "output_dir"), "trainer.default_root_dir"),
-    **dict.fromkeys(("root", "data.root", "dataset"), "data.source.root"),
-    **dict.fromkeys(("image_size", "data.image_size"), "model.view.image_size"),
+    **dict.fromkeys(("root", "data.root"), "data.source.root"),
+    "dataset": "data.source",
+    **dict.fromkeys(("image_size", "data.image_size", "img_size", "imgsz"), "model.view.image_size"),
     **dict.fromkeys(("lr", "learning_rate"), "model.lr"),
     "seed": "seed_everything",
     "resume": "ckpt_path",
 }
+_USUAL_GROUPS = {"data": "data.source", "checkpoint": "ckpt_path"}  # groups to which users give a value -> our keys
 
 # The parser's words -> the user's words. All are applied, one after the other.
 _PATTERNS = (
+    (r"Parser key \"(\w+)\": Unable to load config '(.*)' Parser key \"\1\": Unable to load config .*",
+     r"\1 is \2, but it takes keys, or a YAML file of them"),
     (r"Parser key \"config\": File does not exist: (.*)", r"there is no config file \1"),
     (r"Subcommand '\w+' does not accept option '([\w.]+)'", r"there is no key \1"),
     (r"Group '(\w+)' does not accept option '([\w.]+)'", r"there is no key \2 in \1"),
@@ -117,8 +122,13 @@ def _select_useful_lines(message: str) -> list[str]:
 def _suggest_name(text: str, keys: Sequence[str]) -> str:
     """Return ". Did you mean NAME?" if a word of a message is nearly the name of a key, method or source; else ""."""
     sources = [name for name in SOURCES if name != "Source"]
-    known = [*keys, "model", "data", "trainer", *METHODS, *sources, *(field.name for field in fields(View))]
     unknown = re.match(r"there is no (?:key|option) -*([\w.]+)", text)
+    known = [*keys, "model", "data", "trainer"]
+    if "there is no option" not in text:
+        known += [*METHODS, *sources, *(field.name for field in fields(View))]
+    if group := re.match(r"(\w+) is .*, but it takes keys, or", text):
+        key = _USUAL_GROUPS.get(group[1], f"{group[1]}.enabled")
+        return f". Did you mean {key}?" if key in keys else ""
     usual = _USUAL.get(unknown[1]) if unknown else None
     classes = tuple(f"{key}." for key in ("model", "data.source") if key in keys)  # their own keys are not in `keys`
     if usual and (usual in keys or usual.startswith(classes)):
@@ -129,12 +139,27 @@ def _suggest_name(text: str, keys: Sequence[str]) -> str:
         elsewhere = [key for key in keys if key.endswith(f".{last}") and ("option" in text or key == f"view.{last}")]
         if elsewhere:
             return f". Did you mean {min(elsewhere, key=lambda key: key.count('.'))}?"
+    small = {name.lower(): name for name in known}
     for word in re.findall(r"[A-Za-z_][\w.]{2,}", re.sub(r"\(in .*\)", "", text)):
         for part in (word, word.partition(".")[0]):
-            near = [] if part in known or len(part) < 3 else get_close_matches(part, known, n=1, cutoff=0.8)
+            near = [] if part in known or len(part) < 3 else get_close_matches(part.lower(), small, n=1, cutoff=0.8)
             if near:
-                return f". Did you mean {near[0]}?"
+                return f". Did you mean {small[near[0]]}?"
     return ""
+
+
+def explain_binary_file(words: Sequence[str]) -> str:
+    """Return a message on the typed option whose value is a file that is no text, where the parser expects keys."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        try:
+            if name.startswith("-"):
+                Path(value if equals else following).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return f"{name.lstrip('-')} is {value or following}, but it takes keys, or a YAML file of them"
+        except (OSError, ValueError):  # no file
+            continue
+    return "a file is no text, where a YAML file of keys is expected"
 
 
 def _explain_missing(names: Sequence[str], words: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from lit_ad.data.augment import Augmentation
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.lightning_cli.jsonargparse_workarounds import rewrite_nulls
-from lit_ad.lightning_cli.messages import explain_error
+from lit_ad.lightning_cli.messages import explain_binary_file, explain_error
 from lit_ad.version import __version__
 
 
@@ -23,7 +23,11 @@ class Parser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any
     ) -> Namespace:
-        return super().parse_args(rewrite_nulls(sys.argv[1:] if args is None else args), *more, **kwargs)
+        words = rewrite_nulls(sys.argv[1:] if args is None else args)
+        try:
+            return super().parse_args(words, *more, **kwargs)
+        except UnicodeDecodeError:
+            self.error(explain_binary_file(words))
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of Trainer.fit, test and so on, such as ckpt_path, to the options outside of all groups."""

@@ -6,10 +6,12 @@ from typing import Literal
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lit_ad.commands.benchmark import benchmark
 from lit_ad.commands.main import find_user_error
+from lit_ad.commands.signature import call
 from lit_ad.errors import UserError
 from lit_ad.lightning_cli.cli import main as run
-from lit_ad.lightning_cli.messages import explain_error
+from lit_ad.lightning_cli.messages import explain_binary_file, explain_error
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -46,6 +48,20 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
         ([*DEMO, "--shots", "3"], "there is no option --shots. Did you mean data.split.shots?"),
         ([*DEMO, "--epochs", "3"], "there is no option --epochs. Did you mean trainer.max_epochs?"),
         ([*DEMO, "--image_size", "64"], "there is no option --image_size. Did you mean model.view.image_size?"),
+        ([*DEMO, "--img_size", "64"], "there is no option --img_size. Did you mean model.view.image_size?"),
+        ([*DEMO, "--images", "x"], "there is no option --images"),
+        ([*DEMO, "--dataset", "MVTec"], "there is no option --dataset. Did you mean data.source?"),
+        (
+            [*DEMO, "--data", "MVTec"],
+            "data is MVTec, but it takes keys, or a YAML file of them. Did you mean data.source?",
+        ),
+        (
+            [*DEMO, "--heatmaps", "false"],
+            "heatmaps is false, but it takes keys, or a YAML file of them. Did you mean heatmaps.enabled?",
+        ),
+        ([*DEMO, "--trainer", "gpu"], "trainer is gpu, but it takes keys, or a YAML file of them"),
+        ([*DEMO, "--model", "stfpm"], "model is stfpm, but there is no such class. Did you mean STFPM?"),
+        ([*DEMO, "--data.source", "mvtec"], "data.source is mvtec, but there is no such class. Did you mean MVTec?"),
         ([*DEMO, "--output", "x"], "there is no option --output. Did you mean trainer.default_root_dir?"),
         ([*DEMO, "--data.folds", "3"], "there is no option --data.folds. Did you mean decision.folds?"),
         ([*DEMO, "--decision.fold", "3"], "there is no option --decision.fold. Did you mean decision.folds?"),
@@ -149,3 +165,14 @@ def test_hints_name_the_nearest_key() -> None:
     )
     assert explain_error("Expected a path but Foldr is none", []).endswith("Did you mean Folder?")
     assert explain_error("nothing like it", ["data.source"]) == "nothing like it"
+
+
+def test_a_file_that_is_no_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "best.ckpt"
+    file.write_bytes(b"\x80")
+    for words in (["--checkpoint", str(file)], [f"--checkpoint={file}"]):
+        told = f"checkpoint is {file}, but it takes keys, or a YAML file of them. Did you mean ckpt_path?"
+        assert message_of(monkeypatch, *DEMO, *words) == told
+    with pytest.raises(UserError, match=f"^config is {file}, but it takes keys, or a YAML file of them "):
+        call(benchmark, "lit-ad benchmark", ["--config", str(file)], config_file=True)
+    assert explain_binary_file(["--checkpoint"]).startswith("a file is no text")
