@@ -101,17 +101,18 @@ class Labels:
         values = (time.time(), image, label, defect, who)
         with self._lock, self._file.transaction():
             self._path(image)
-            run, present = self._file.connection.execute, "WHERE image = ? AND undone IS NULL"
-            replaced = run(f"SELECT label, defect, who FROM labels {present}", (image,)).fetchone()
-            run(f"UPDATE labels SET undone = ? {present}", (values[0], image))
+            run, replaced = self._file.connection.execute, self._find_label(image)
+            run("UPDATE labels SET undone = ? WHERE image = ? AND undone IS NULL", (values[0], image))
             run("INSERT INTO labels (time, image, label, defect, who) VALUES (?, ?, ?, ?, ?)", values)
-        return None if replaced is None else dict(zip(("label", "defect", "who"), replaced, strict=True))
+        return replaced
 
-    def undo(self, who: str = "") -> int | None:
-        """Take back the last label of a person. If it had replaced another label, the image has that one again.
+    def undo(self, who: str = "") -> dict[str, Any] | None:
+        """Take back the last label of a person that nobody has replaced. If it had replaced another label, the image
+        has that one again.
 
         Returns:
-            The number of the image. None: there was no label.
+            The image's number, and label, defect and who of two labels: "taken_back", and "again", which the image has
+            now, or None. None: the person has no such label.
         """
         run = self._file.connection.execute
         with self._lock, self._file.transaction():
@@ -120,9 +121,17 @@ class Labels:
             if row is None:
                 return None
             number, image, since = row
-            run("UPDATE labels SET undone = NULL WHERE image = ? AND undone = ? AND id < ?", (image, since, number))
+            taken_back = self._find_label(image)
+            replaced = "SELECT max(id) FROM labels WHERE image = ? AND undone = ? AND id < ?"
+            run(f"UPDATE labels SET undone = NULL WHERE id = ({replaced})", (image, since, number))
             run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), number))
-        return int(image)
+            return {"image": image, "taken_back": taken_back, "again": self._find_label(image)}
+
+    def _find_label(self, image: int) -> dict[str, str] | None:
+        """Return label, defect and who of an image's present label. None: the image has no label."""
+        query = "SELECT label, defect, who FROM labels WHERE image = ? AND undone IS NULL"
+        row = self._file.connection.execute(query, (image,)).fetchone()
+        return None if row is None else dict(zip(("label", "defect", "who"), row, strict=True))
 
     def counts(self) -> dict[str, int]:
         """Count the images of each label."""

@@ -78,7 +78,8 @@ def make_review_routes(
     async def undo_label(request: Request) -> Response:
         check_token(request)
         body = await _read_json(request, {"who": str})
-        return JSONResponse({"image": await _call(labels.undo, body["who"]), "counts": await _call(labels.counts)})
+        undone = await _call(labels.undo, body["who"]) or {"image": None}
+        return JSONResponse({**undone, "counts": await _call(labels.counts)})
 
     return [
         Route("/review", show_page),

@@ -30,6 +30,13 @@ def order(labels: Labels, name: str) -> list[int]:
     return [each["id"] for each in labels.list_unlabelled(name)]
 
 
+def undo(labels: Labels, who: str) -> int:
+    """The number of the image whose label is taken back."""
+    undone = labels.undo(who)
+    assert undone is not None
+    return int(undone["image"])
+
+
 def test_unlabelled_images_are_listed_in_each_order(tmp_path: Path) -> None:
     fill(tmp_path)
     labels = Labels(tmp_path, 0.05)
@@ -58,7 +65,7 @@ def test_a_label_has_who_and_when_and_can_be_undone(tmp_path: Path) -> None:
     labels.add(3, "good", "dent", "Ada")
     labels.add(2, "unsure", who="Bo")
     assert order(labels, "newest") == [1] and labels.counts() == {"good": 1, "defect": 1, "unsure": 1}
-    assert labels.undo("Ada") == 3 and labels.undo("Ada") == 4 and labels.undo("Ada") is None
+    assert undo(labels, "Ada") == 3 and undo(labels, "Ada") == 4 and labels.undo("Ada") is None
     assert order(labels, "newest") == [4, 3, 1] and labels.counts() == {"good": 0, "defect": 0, "unsure": 1}
     rows = sqlite3.connect(tmp_path / "journal.sqlite").execute("SELECT image, label, defect, who, undone FROM labels")
     assert [(image, label, defect, who, undone is None) for image, label, defect, who, undone in rows] == [
@@ -74,8 +81,25 @@ def test_a_later_label_replaces_an_earlier_one_until_it_is_undone(tmp_path: Path
     assert labels.add(4, "good", who="Ada") is None
     assert labels.add(4, "defect", "dent", who="Bo") == {"label": "good", "defect": "", "who": "Ada"}
     assert labels.counts() == {"good": 0, "defect": 1, "unsure": 0}
-    assert labels.undo("Bo") == 4 and labels.counts() == {"good": 1, "defect": 0, "unsure": 0}
-    assert labels.undo("Ada") == 4 and labels.counts() == {"good": 0, "defect": 0, "unsure": 0}
+    good, dent = {"label": "good", "defect": "", "who": "Ada"}, {"label": "defect", "defect": "dent", "who": "Bo"}
+    assert labels.undo("Bo") == {"image": 4, "taken_back": dent, "again": good}
+    assert labels.counts() == {"good": 1, "defect": 0, "unsure": 0}
+    assert labels.undo("Ada") == {"image": 4, "taken_back": good, "again": None}
+    assert labels.counts() == {"good": 0, "defect": 0, "unsure": 0}
+
+
+def test_labels_are_taken_back_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    labels = Labels(tmp_path, 0.05)
+    monkeypatch.setattr("lit_ad.deploy.labels.time.time", lambda: 9.0)  # a clock of coarse steps
+    labels.add(1, "unsure", who="Bo")
+    for who, label in (("Ada", "good"), ("Bo", "defect"), ("Cy", "unsure"), ("", "good")):
+        labels.add(4, label, who=who)
+    assert undo(labels, "Bo") == 1  # his last label was replaced, so the one before it
+    assert labels.undo("Bo") is None and labels.undo("Ada") is None
+    assert undo(labels, "") == 4 and labels.counts() == {"good": 0, "defect": 0, "unsure": 1}
+    assert undo(labels, "Cy") == 4 and labels.counts() == {"good": 0, "defect": 1, "unsure": 0}
+    assert undo(labels, "Bo") == 4 and labels.counts() == {"good": 1, "defect": 0, "unsure": 0}
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
             wait("Image 2 had the label good of Bo. Yours replaces it")
             wait("image 1")
             body.send_keys("z")
-            wait("2 good, 0 defects, 0 unsure")
+            wait("Your label unsure of image 2 is taken back. It has the label good of Bo again.")
             assert len(driver.find_elements("css selector", "rect")) == 1
             phone = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -187,7 +187,10 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
             body.send_keys("d")
             wait("nothing is left to review.")
             body.send_keys("z")
-            wait("2 good, 0 defects, 0 unsure")
-            wait("image 1")
+            wait("Your label defect of image 1 is taken back.")
+            assert driver.find_element("id", "about").text.endswith("image 1")
+            body.send_keys("z")
+            wait("Your label good of image 3 is taken back.")
+            assert driver.find_element("id", "about").text.endswith("image 3")
     finally:
         driver.quit()
