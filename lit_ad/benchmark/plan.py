@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -14,6 +14,7 @@ from lit_ad.data.sources.from_config import make_source
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
 
+KeptCheckpoints = Literal["all", "best", "none"]
 Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
 FINISHED = "finished"
 # The largest number of folds for shots. 2, 4, 8 or 16 images divide into folds of equal size, and equal folds give a
@@ -38,6 +39,14 @@ class Cell:
     @property
     def finished(self) -> bool:
         return is_finished(self.home)
+
+    def remove_checkpoints(self, kept: KeptCheckpoints) -> None:
+        """Remove the checkpoints of a finished cell that `kept` does not name: they may fill a disk."""
+        best, last = (self.home / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        if kept == "none" or (kept == "best" and best.is_file()):
+            last.unlink(missing_ok=True)
+        if kept == "none":
+            best.unlink(missing_ok=True)
 
     def state(self) -> str:
         """Return "finished", or why the cell is not."""

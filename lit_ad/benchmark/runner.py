@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 from lit_ad.benchmark.cell import BUSY
-from lit_ad.benchmark.plan import Budget, Cell, Published
+from lit_ad.benchmark.plan import Budget, Cell, KeptCheckpoints, Published
 from lit_ad.benchmark.tables import write_tables
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError, describe_exit
@@ -29,6 +29,7 @@ def run_cells(
     jobs: int,
     share: list[int],
     budget: Budget = Budget(),
+    checkpoints: KeptCheckpoints = "best",
 ) -> None:
     """Run the unfinished cells of a share, and write the tables after each cell.
 
@@ -42,6 +43,7 @@ def run_cells(
         jobs: Number of cells that run at a time.
         share: Indices of the cells that this process runs.
         budget: The limit of each cell's training, for the estimate of the time.
+        checkpoints: The checkpoints that a cell keeps when it is finished.
 
     Raises:
         UserError: Cells failed.
@@ -69,6 +71,8 @@ def run_cells(
                 del running[slot]
                 free.append(slot)
                 _record_failure(cell, process.returncode)
+                if cell.finished:
+                    cell.remove_checkpoints(checkpoints)
                 write_tables_locked(cells, output, metrics, published)
                 clock.ended += 1
                 print(f"{cell.name}: {cell.state()}\n{clock.describe()}", flush=True)

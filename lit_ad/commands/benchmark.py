@@ -8,7 +8,15 @@ from typing import Any
 
 from lit_ad.benchmark.metric_names import check_metrics
 from lit_ad.benchmark.own_folder import list_sources, make_method_specs, save_config
-from lit_ad.benchmark.plan import Budget, MethodSpec, add_shots, list_tasks, make_cell, select_cells
+from lit_ad.benchmark.plan import (
+    Budget,
+    KeptCheckpoints,
+    MethodSpec,
+    add_shots,
+    list_tasks,
+    make_cell,
+    select_cells,
+)
 from lit_ad.benchmark.runner import run_cells
 from lit_ad.errors import UserError
 from lit_ad.files import check_writable
@@ -28,6 +36,7 @@ def benchmark(
     budget: Budget = Budget(),
     metrics: tuple[str, ...] = ("image_auroc", "pixel_auroc", "aupro_30", "aupimo", "instance_recall"),
     arguments: tuple[str, ...] = (),
+    checkpoints: KeptCheckpoints = "best",
     only: tuple[str, ...] = (),
     jobs: int = 1,
     index: int = 0,
@@ -58,6 +67,9 @@ def benchmark(
         budget: The limit of each cell: minutes, processor_minutes, or epochs.
         metrics: The metrics in the tables.
         arguments: Words for every `lit-ad fit`, like those after --.
+        checkpoints: What a cell keeps when it has finished. "best": the checkpoint that was tested, for example for
+            `lit-ad predict`. "all": also the last one, with which a training continues. "none": neither, which saves
+            disk space.
         only: Names of methods and tasks to run. Empty: all.
         jobs: Number of cells that run at a time; each gets one of the GPUs in turn.
         index: The share of the cells that this process runs, from 0 to of - 1.
@@ -93,6 +105,7 @@ def benchmark(
     published = {name: method.published for name, method in specs.items()}
     if root is not None:
         same = {"output": output, "seeds": seeds, "shots": shots, "budget": budget, "metrics": metrics, "only": only}
+        same |= {} if checkpoints == "best" else {"checkpoints": checkpoints}
         file = save_config(output, {**same, "arguments": [*arguments, *passed], "sources": given, "methods": specs})
         print(f"This does the same as lit-ad benchmark --config {file}:\n\n{file.read_text(encoding='utf-8')}")
-    run_cells(cells, output, list(metrics), published, jobs, share[index::of], budget)
+    run_cells(cells, output, list(metrics), published, jobs, share[index::of], budget, checkpoints)

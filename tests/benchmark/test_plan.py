@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ad.benchmark.plan import Budget, MethodSpec, Task, add_shots, list_tasks, make_cell, select_cells
+from lit_ad.benchmark.plan import (
+    Budget,
+    Cell,
+    KeptCheckpoints,
+    MethodSpec,
+    Task,
+    add_shots,
+    list_tasks,
+    make_cell,
+    select_cells,
+)
 from lit_ad.errors import UserError
 
 
@@ -30,6 +40,26 @@ def test_tasks_of_one_source_and_of_several(images: Path, tmp_path: Path) -> Non
     given = {"root": str(pets), "download": None}
     assert found["uni/dog"].source["init_args"] == {**given, "normal": ["dog"], "anomalous": None}
     assert found["multi/dog"].source["init_args"] == {**given, "normal": None, "anomalous": ["dog"]}
+
+
+@pytest.mark.parametrize(
+    ("kept", "there", "left"),
+    [
+        ("all", {"best", "last"}, {"best", "last"}),
+        ("best", {"best", "last"}, {"best"}),
+        ("best", {"last"}, {"last"}),  # a run without validation
+        ("none", {"best", "last"}, set()),
+    ],
+)
+def test_a_finished_cell_keeps_some_checkpoints(
+    kept: KeptCheckpoints, there: set[str], left: set[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in there:
+        (folder / f"{name}.ckpt").touch()
+    Cell(tmp_path, "m", "t", 0, []).remove_checkpoints(kept)
+    assert {path.stem for path in folder.iterdir()} == left
 
 
 def test_the_config_of_a_cell_has_its_source_seed_and_budget(config: Path, tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def test_killed_and_resumed(two_by_two: list[str], tmp_path: Path) -> None:
     assert (out / "STFPM/bolt/seed-0/metrics.json").stat().st_mtime_ns == finished
     assert json.loads((out / "DSKD/bolt/seed-0/cost.json").read_text())["attempts"] == 2
     assert "Restored all states from the checkpoint" in (out / "DSKD/bolt/seed-0/log.txt").read_text()
+    assert not last.is_file() and last.with_name("best.ckpt").is_file()
     report = json.loads((out / "results.json").read_text())
     assert [cell["state"] for cell in report["cells"]].count("finished") == 7
     assert list(report["missing"]) == ["STFPM/nut/seed-1"]
