@@ -143,10 +143,12 @@ class Chroot:
         container = run(*self.buildah, "from", "--pull-never", image, quiet=True).split()[-1]
         return Path(run(*self.buildah, "mount", container, quiet=True).split()[-1])
 
-    def command(self, root: Path, name: str, mounts: Mounts, *words: str, entry: bool = True) -> list[str]:
+    def command(
+        self, root: Path, name: str, mounts: Mounts, *words: str, entry: bool = True, read_only: bool = True
+    ) -> list[str]:
         """Return the command that runs words in an image, with the image's user, environment, folder and entry point.
 
-        Everything is read-only except /tmp and the mounts.
+        With `read_only`, as the service runs, everything is read-only except /tmp and the mounts.
         """
         about = json.loads(run(*self.buildah, "inspect", "--type", "image", IMAGES[name], quiet=True))
         config = about["Docker"]["config"]
@@ -155,7 +157,8 @@ class Chroot:
         for folder, place in mounts.items():
             (root / place.strip("/")).mkdir(parents=True, exist_ok=True)
             steps.append(f'mount --bind "{folder}" "$root{place}"')
-        steps.append('mount -o remount,bind,ro "$root"; mount -t tmpfs tmpfs "$root/tmp"')
+        steps += ['mount -o remount,bind,ro "$root"'] if read_only else []
+        steps.append('mount -t tmpfs tmpfs "$root/tmp"')
         steps.append('mount --rbind /dev "$root/dev"; mount -t proc proc "$root/proc"')
         # Not `exec chroot`: chroot changes the user, and the kernel then forgets --kill-child of the process.
         steps.append('cd "$root"; chroot "$@"; exit "$?"')
@@ -165,7 +168,7 @@ class Chroot:
         return [*namespaces, "bash", "-ec", "\n".join(steps), "bash", str(root), *inner]
 
     def execute(self, name: str, mounts: Mounts, *words: str) -> str:
-        return run(*self.command(self.mount(IMAGES[name]), name, mounts, *words))
+        return run(*self.command(self.mount(IMAGES[name]), name, mounts, *words, read_only=False))
 
     @contextmanager
     def serving(self, mounts: Mounts, *words: str) -> Iterator[None]:
