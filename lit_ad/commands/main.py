@@ -123,7 +123,6 @@ NOISE = (  # hidden: beginnings of those messages of Lightning that a user canno
     "You are using a CUDA device",  # it advises a call for Tensor Cores; docs/training.md names a key for it
     *("`Trainer.fit` stopped: `max_epochs", "`Trainer.fit` stopped: `max_steps"),
     *("Restoring states from the checkpoint", "Loaded model weights from the checkpoint"),
-    *("Restored all states from the checkpoint",),
 )
 
 
