@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.machine import peak_memory
 
@@ -34,10 +35,19 @@ def die_with_parent(parent: int) -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
+def read_record(file: Path) -> dict[str, Any]:
+    """Read a JSON file of a cell. Raises UserError if it is damaged."""
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): remove {file.parent}, so that the cell starts again") from error
+    return record
+
+
 def start_cost(home: Path) -> dict[str, Any]:
     """Return the cost record at the start of an attempt. A killed attempt counts until its last checkpoint."""
     record, last = home / "cost.json", home / "checkpoints" / "last.ckpt"
-    cost = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"seconds": 0.0, "attempts": 0}
+    cost = read_record(record) if record.is_file() else {"seconds": 0.0, "attempts": 0}
     if cost.get("began") is not None and last.is_file():
         cost["seconds"] += max(0.0, last.stat().st_mtime - cost["began"])
     return {"seconds": cost["seconds"], "attempts": cost["attempts"] + 1, "began": time.time()}
@@ -61,7 +71,7 @@ def finish_cost(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
 def is_finished(home: Path) -> bool:
     """Return whether a cell's process has ended well. metrics.json is no proof, because other files follow it."""
     record = home / "cost.json"
-    return record.is_file() and bool(json.loads(record.read_text(encoding="utf-8")).get("finished"))
+    return record.is_file() and bool(read_record(record).get("finished"))
 
 
 def save(home: Path, cost: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from lit_ad.benchmark.cell import is_finished
+from lit_ad.benchmark.cell import is_finished, read_record
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
@@ -60,8 +60,7 @@ class Cell:
 
     def cost(self) -> dict[str, Any]:
         """Read HOME/cost.json: time and memory of a finished cell."""
-        cost: dict[str, Any] = json.loads((self.home / "cost.json").read_text(encoding="utf-8"))
-        return cost
+        return read_record(self.home / "cost.json")
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,7 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
     cell = Cell(output / method / name / f"seed-{seed}", method, name, seed, spec.arguments)
     asked, record = {"arguments": spec.arguments, "config": config}, cell.home / "asked.json"
     if record.is_file():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
-        if earlier != json.loads(json.dumps(asked)):
+        if read_record(record) != json.loads(json.dumps(asked)):
             raise UserError(
                 f"{cell.home} holds a run with other settings than {spec.config} and this benchmark: give another "
                 "--output, or remove it"

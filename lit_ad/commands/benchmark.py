@@ -18,7 +18,7 @@ from lit_ad.benchmark.plan import (
     select_cells,
 )
 from lit_ad.benchmark.runner import run_cells
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.files import check_writable
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -78,6 +78,10 @@ def benchmark(
     Raises:
         UserError: An argument makes no sense, or the output cannot be written.
     """
+    check_number("--of", of, least=1)
+    for name, numbers in (("seeds", seeds), ("shots", shots)):
+        if len(set(numbers)) < len(numbers):
+            raise UserError(f"{name} has a number twice: {', '.join(map(str, numbers))}")
     if not 0 <= index < of:
         raise UserError(f"--index is {index}, but it must lie between 0 and {of - 1}, since --of is {of}")
     if jobs < 1 or not seeds:

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from lit_ad.benchmark import cell
 from lit_ad.benchmark.cell import BUSY, finish_cost, is_finished, save, start_cost
+from lit_ad.errors import UserError
 
 
 def test_the_cost_of_all_attempts(tmp_path: Path) -> None:
@@ -42,6 +43,13 @@ def test_a_cell_without_record_is_not_finished(tmp_path: Path) -> None:
     assert not is_finished(tmp_path)
     (tmp_path / "metrics.json").touch()
     assert not is_finished(tmp_path)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cost.json").write_text('{"seconds": 1')
+    for use in (is_finished, start_cost):
+        with pytest.raises(UserError, match=rf"{tmp_path}/cost.json is damaged \(.*\): remove {tmp_path}, so that"):
+            use(tmp_path)
 
 
 def test_a_cell_of_another_process_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,11 @@ def test_the_config_of_a_cell_has_its_source_seed_and_budget(config: Path, tmp_p
     assert made["trainer"] == asked
     config.write_text("# a comment\n" + config.read_text())
     make_cell(tmp_path, "m", MethodSpec(str(config)), "t", Task(source), 4, budget)
+    asked_before = (cell.home / "asked.json").read_text()
+    (cell.home / "asked.json").write_text(asked_before[:40])
+    with pytest.raises(UserError, match=r"m/t/seed-4/asked.json is damaged \(.*\): remove .*m/t/seed-4, so that"):
+        make_cell(tmp_path, "m", MethodSpec(str(config)), "t", Task(source), 4, budget)
+    (cell.home / "asked.json").write_text(asked_before)
     with pytest.raises(UserError, match=r"m/t/seed-4 holds a run with other settings"):
         make_cell(tmp_path, "m", MethodSpec(str(config), ["--model.lr=1"]), "t", Task(source), 4, budget)
 

@@ -30,6 +30,12 @@ def test_mistakes_in_arguments_are_refused(words: list[str], tmp_path: Path) -> 
         run([*words, "--index", "2", "--of", "2"])
     with pytest.raises(UserError, match="give --jobs of 1 or more"):
         run([*words, "--jobs", "0"])
+    with pytest.raises(UserError, match="--of is 0, but it must be 1 or more"):
+        run([*words, "--of", "0"])
+    with pytest.raises(UserError, match="seeds has a number twice: 0, 1, 0"):
+        run([*words, "--seeds", "[0, 1, 0]"])
+    with pytest.raises(UserError, match="shots has a number twice: 2, 2"):
+        run([*words, "--shots", "[2, 2]"])
     with pytest.raises(UserError, match="at least one of --seeds"):
         run([*words, "--seeds", "[]"])
     with pytest.raises(UserError, match="--only names no method or task cow"):
