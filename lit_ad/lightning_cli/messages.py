@@ -44,6 +44,8 @@ _USUAL = {  # other programs' names of options -> our keys
     "seed": "seed_everything",
     "resume": "ckpt_path",
 }
+_OF_PREDICT = dict.fromkeys(("root", "data.root", "dataset", "images", "input"), "data.predict_path")
+_OF_TRAINING = ("trainer.max_epochs", "trainer.max_steps", "model.lr")  # other commands accept them, to no effect
 _USUAL_GROUPS = {"data": "data.source", "checkpoint": "ckpt_path"}  # groups to which users give a value -> our keys
 
 # The parser's words -> the user's words. All are applied, one after the other.
@@ -93,7 +95,7 @@ def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) 
         return f"{wrong[1]} is {value}, but it must be {names}{example}"
     for pattern, plain in _PATTERNS:
         text = re.sub(pattern, plain, text)
-    return text + (f"{hinted}{hint}" if hinted else _suggest_name(text, keys))
+    return text + (f"{hinted}{hint}" if hinted else _suggest_name(text, keys, next(iter(words), "")))
 
 
 def _find_key(value: str | None, given: str) -> str | None:
@@ -119,8 +121,11 @@ def _select_useful_lines(message: str) -> list[str]:
     return [*lines[:1], *(sorted(ours, key=lambda line: "Did you mean" not in line)[:1] or lines[1:])]
 
 
-def _suggest_name(text: str, keys: Sequence[str]) -> str:
-    """Return ". Did you mean NAME?" if a word of a message is nearly the name of a key, method or source; else ""."""
+def _suggest_name(text: str, keys: Sequence[str], command: str) -> str:
+    """Return ". Did you mean NAME?" if a word of a message is nearly the name of a key, method or source; else "".
+
+    `command` is the first typed word, such as fit.
+    """
     sources = [name for name in SOURCES if name != "Source"]
     unknown = re.match(r"there is no (?:key|option) -*([\w.]+)", text)
     known = [*keys, "model", "data", "trainer"]
@@ -129,7 +134,10 @@ def _suggest_name(text: str, keys: Sequence[str]) -> str:
     if group := re.match(r"(\w+) is .*, but it takes keys, or", text):
         key = _USUAL_GROUPS.get(group[1], f"{group[1]}.enabled")
         return f". Did you mean {key}?" if key in keys else ""
-    usual = _USUAL.get(unknown[1]) if unknown else None
+    names = {**_USUAL, **_OF_PREDICT} if command == "predict" else _USUAL
+    usual = names.get(unknown[1]) if unknown else None
+    if usual in _OF_TRAINING and command in ("validate", "test", "predict"):
+        return ""
     classes = tuple(f"{key}." for key in ("model", "data.source") if key in keys)  # their own keys are not in `keys`
     if usual and (usual in keys or usual.startswith(classes)):
         return f". Did you mean {usual}?"

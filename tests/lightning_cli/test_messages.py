@@ -50,6 +50,9 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
         ([*DEMO, "--image_size", "64"], "there is no option --image_size. Did you mean model.view.image_size?"),
         ([*DEMO, "--img_size", "64"], "there is no option --img_size. Did you mean model.view.image_size?"),
         ([*DEMO, "--images", "x"], "there is no option --images"),
+        (["predict", *DEMO[1:], "--root", "x"], "there is no option --root. Did you mean data.predict_path?"),
+        (["predict", *DEMO[1:], "--images", "x"], "there is no option --images. Did you mean data.predict_path?"),
+        (["test", *DEMO[1:], "--dataset", "x"], "there is no option --dataset. Did you mean data.source?"),
         ([*DEMO, "--dataset", "MVTec"], "there is no option --dataset. Did you mean data.source?"),
         (
             [*DEMO, "--data", "MVTec"],
@@ -157,6 +160,12 @@ def test_a_value_that_is_neither_a_number_nor_a_word() -> None:
         parser.parse_args(["--folds", "three"])
     told = explain_error(str(refused.value), ["folds"])
     assert told == "folds is three, but it must be a whole number or leave-one-out"
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_no_hint_names_a_key_that_has_no_effect(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("epochs", "steps", "lr"):
+        assert message_of(monkeypatch, command, *DEMO[1:], f"--{name}", "3") == f"there is no option --{name}"
 
 
 def test_hints_name_the_nearest_key() -> None:
