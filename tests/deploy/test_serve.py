@@ -501,7 +501,7 @@ def test_the_page(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
             while len(driver.find_elements("css selector", "article img, article .error")) < 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            first, second = reversed(driver.find_elements("css selector", "article"))
+            first, second = reversed(driver.find_elements("css selector", "#results article"))
             assert "<b>part.png" in first.text and "anomalous: score" in first.text
             assert "not an image of a known format" in second.text
             assert driver.execute_script("return arguments[0].querySelector('img').naturalWidth", first) == 724
