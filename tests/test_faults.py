@@ -229,7 +229,8 @@ def test_a_signal_within_the_test_tells_how_to_test_again(
 
 @pytest.mark.slow
 def test_ctrl_c_before_anything_is_saved_tells_so(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    said = stop_at(command(images, resnet_file, tmp_path), "on_validation_batch_start", 0, tmp_path)
+    sanity = ["--trainer.num_sanity_val_steps", "1"]  # a validation before the first step
+    said = stop_at([*command(images, resnet_file, tmp_path), *sanity], "on_validation_batch_start", 0, tmp_path)
     assert "Stopped by Ctrl-C. Nothing was saved yet\n" in said and "Traceback" not in said
     assert not (tmp_path / "checkpoints/last.ckpt").exists()
 

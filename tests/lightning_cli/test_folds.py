@@ -217,7 +217,7 @@ import os, signal
 from lit_ad.commands.main import main
 from lit_ad.lightning_cli import folds
 from lit_ad.training.interruption import Interruption
-finish, begin, batch = folds.write_fold, folds._of_fold, Interruption.on_train_batch_end
+finish, begin, batch = folds.write_fold, folds._configure_fold, Interruption.on_train_batch_end
 def write(*arguments):
     finish(*arguments)
     os.kill(os.getpid(), signal.SIGUSR1)
@@ -229,7 +229,7 @@ def last(self, trainer, *arguments):
     if not self.part and trainer.global_step == 1:
         os.kill(os.getpid(), signal.SIGUSR1)
     batch(self, trainer, *arguments)
-folds.write_fold, folds._of_fold, Interruption.on_train_batch_end = write, first, last
+folds.write_fold, folds._configure_fold, Interruption.on_train_batch_end = write, first, last
 main()
 """
 
