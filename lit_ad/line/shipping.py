@@ -1,7 +1,6 @@
 """Ship a version of a detector: copy it to DIR/detector.ckpt, and record it. DIR is the journal's folder."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,13 +77,10 @@ def list_versions(folder: Path) -> list[Version]:
         file.close()
 
 
-def link_or_copy(file: Path, place: Path) -> None:
-    """Give a file a second name by a hard link; on another disk, copy it."""
+def _copy(file: Path, place: Path) -> None:
+    """Copy a file. A second name for it, by a hard link, would let `cp NEW DIR/detector.ckpt` change a kept version."""
     with atomic_write(place) as temporary:
-        try:
-            os.link(file, temporary)
-        except OSError:
-            shutil.copyfile(file, temporary)
+        shutil.copyfile(file, temporary)
 
 
 def ship(folder: Path, number: int, why: str, back: bool = False) -> Path:
@@ -137,7 +133,7 @@ def finish_shipping(folder: Path) -> int | None:
 def _ship(folder: Path, file: JournalFile, number: int, why: str, back: bool = False) -> None:
     """Write DIR/detector.ckpt, and then the states of the versions. Raises UserError if it cannot be written."""
     try:
-        link_or_copy(find_file(folder, find_version(folder, number)), folder / SHIPPED)
+        _copy(find_file(folder, find_version(folder, number)), folder / SHIPPED)
     except UserError:  # DIR/detector.ckpt is as it was
         file.remove_fact(_SHIPPING)
         raise
@@ -216,7 +212,7 @@ def register(folder: Path, card: Card, checkpoint: Path, **values: Any) -> int:
             place = checkpoint
             if not checkpoint.is_relative_to(folder):
                 place = find_next_folder(folder) / SHIPPED
-                link_or_copy(checkpoint, place)
+                _copy(checkpoint, place)
             values["file"] = place.relative_to(folder).as_posix()
         with file.transaction():
             return versions.register(card, **values)
