@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from filelock import FileLock, Timeout
 
 from lit_ad.benchmark.cell import is_finished, read_record
 from lit_ad.data.sources.from_config import make_source
@@ -39,6 +40,15 @@ class Cell:
     @property
     def finished(self) -> bool:
         return is_finished(self.home)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the cell has trained nothing yet, for example because a setting was wrong, and no process runs it."""
+        try:
+            with FileLock(self.home / "cell.lock", timeout=0):
+                return not any((self.home / name).exists() for name in ("checkpoints", "folds", "metrics.json"))
+        except Timeout:
+            return False
 
     def remove_checkpoints(self, kept: KeptCheckpoints) -> None:
         """Remove the checkpoints of a finished cell that `kept` does not name: they may fill a disk."""
@@ -184,12 +194,13 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
     cell = Cell(output / method / name / f"seed-{seed}", method, name, seed, spec.arguments)
     asked, record = {"arguments": spec.arguments, "config": config}, cell.home / "asked.json"
     if record.is_file():
-        if read_record(record) != json.loads(json.dumps(asked)):
+        if read_record(record) == json.loads(json.dumps(asked)):
+            return cell
+        if not cell.empty:
             raise UserError(
                 f"{cell.home} holds a run with other settings than {spec.config} and this benchmark: give another "
                 "--output, or remove it"
             )
-        return cell
     for name, text in (("cell.yaml", yaml.safe_dump(config, sort_keys=False)), ("asked.json", json.dumps(asked))):
         with atomic_write(cell.home / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

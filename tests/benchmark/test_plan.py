@@ -1,10 +1,12 @@
 """The plan of a benchmark: its tasks, its cells, and the selected ones."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from lit_ad.benchmark.plan import (
     Budget,
@@ -77,8 +79,17 @@ def test_the_config_of_a_cell_has_its_source_seed_and_budget(config: Path, tmp_p
     with pytest.raises(UserError, match=r"m/t/seed-4/asked.json is damaged \(.*\): remove .*m/t/seed-4, so that"):
         make_cell(tmp_path, "m", MethodSpec(str(config)), "t", Task(source), 4, budget)
     (cell.home / "asked.json").write_text(asked_before)
+    corrected = make_cell(tmp_path, "m", MethodSpec(str(config), ["--model.lr=1"]), "t", Task(source), 4, budget)
+    assert json.loads((corrected.home / "asked.json").read_text())["arguments"] == ["--model.lr=1"]  # nothing ran yet
+    other = MethodSpec(str(config), ["--model.lr=2"])
+    with (
+        FileLock(cell.home / "cell.lock"),
+        pytest.raises(UserError, match=r"m/t/seed-4 holds a run with other settings"),
+    ):
+        make_cell(tmp_path, "m", other, "t", Task(source), 4, budget)
+    (cell.home / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"m/t/seed-4 holds a run with other settings"):
-        make_cell(tmp_path, "m", MethodSpec(str(config), ["--model.lr=1"]), "t", Task(source), 4, budget)
+        make_cell(tmp_path, "m", other, "t", Task(source), 4, budget)
 
 
 def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_path: Path) -> None:
