@@ -18,8 +18,7 @@ def find_detector(path: str | Path) -> Path:
     """
     path = resolve_path(path)
     if path.is_dir():
-        checkpoints = [path / name for name in CHECKPOINTS]
-        existing = [file for file in checkpoints if file.is_file()]
+        existing = [path / name for name in CHECKPOINTS if (path / name).is_file()]
         if not existing:
             inside = [str(file) for file in sorted(path.iterdir()) if file.suffix in (".ckpt", *EXPORTED)]
             remedy = f"; give a file: {' or '.join(inside)}" if inside else ""
