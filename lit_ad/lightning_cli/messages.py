@@ -8,6 +8,9 @@ from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 
+from lightning.pytorch.callbacks import __all__ as CALLBACKS
+from lightning.pytorch.loggers import __all__ as LOGGERS
+
 import lit_ad.data
 from lit_ad.data import __all__ as SOURCES
 from lit_ad.image.view import View
@@ -61,8 +64,8 @@ _PATTERNS = (
     (r"unrecognized arguments: (-\S+).*", r"there is no option \1"),
     (r"unrecognized arguments: (.*)", r"\1 belongs to no option"),
     (r".*Expected an instantiatable class, but lit_ad\.[\w.]+ is abstract", _NO_SOURCE),
-    (r"Parser key \"([\w.]+)\": (?:Expected a path but .* )?Expected a dot import path string: (\S+)", r"\1 is \2, but "
-     "there is no such class"),
+    (r"Parser key \"([\w.]+)\": .*Expected a dot import path string: (\S+)(?: Expected a .*)?",
+     r"\1 is \2, but there is no such class"),
     (r"Parser key \"([\w.]+)\": there is no key (\S+)(?: in (\w+))?", lambda m: f"there is no key {m[2]} in {m[1]}"
      + (f".{m[3]}" if m[3] else "")),
     (r"([\w.]+) is NestedArg\(key='([\w.]+)'.*\), but it must be ([\w ]+)", r"\1 is \3, and has no key \2"),
@@ -126,6 +129,11 @@ def _suggest_name(text: str, keys: Sequence[str], command: str) -> str:
 
     `command` is the first typed word, such as fit.
     """
+    if wrong := re.match(r"trainer\.(?:logger|callbacks) is (\w+), but there is no such class", text):
+        lower = {name.lower(): name for name in (*LOGGERS, *CALLBACKS)}
+        short = [name for name in lower if name.startswith(wrong[1].lower())]  # wandb, tensorboard, csv
+        near = short[:1] or get_close_matches(wrong[1].lower(), lower, n=1, cutoff=0.8)
+        return f". Did you mean {lower[near[0]]}?" if near else ""
     sources = [name for name in SOURCES if name != "Source"]
     unknown = re.match(r"there is no (?:key|option) -*([\w.]+)", text)
     known = [*keys, "model", "data", "trainer"]

@@ -109,6 +109,10 @@ LOGGER = ["--trainer.logger", "TensorBoardLogger"]
             [*STOPPING, "--trainer.callbacks.patience", "x"],
             "trainer.callbacks.patience is x, but it must be a whole number",
         ),
+        (
+            ["--trainer.logger", "wandb"],
+            "trainer.logger is wandb, but there is no such class. Did you mean WandbLogger?",
+        ),
         ([*LOGGER, "--trainer.logger.nme", "x"], "there is no key nme in trainer.logger. Did you mean name?"),
         (["--data.augment", "HorizontalFlip", "--data.augment.px", "3"], "there is no key px in data.augment"),
         (["--data.augment", "[HorizontalFlp]"], "data.augment is HorizontalFlp, but there is no such class"),
