@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_ad.counts import format_count
+from lit_ad.detector.guarantee import CONFIDENCE
+from lit_ad.detector.thresholds import find_smallest_rate
 from lit_ad.evaluation.results import POOLED, Results, Row
 
 WIDTH, HEIGHT = 420, 130  # size of the picture's axes in pixels
@@ -18,7 +20,7 @@ class ThresholdLine:
 
     name: str  # the category, or "all images"
     deciding: str  # number of nominal images that set the threshold, and how
-    lowest: str  # the lowest false-alarm rate that they allow
+    lowest: str  # the lowest false-alarm rate that they allow, with the confidence that was asked for
     more: str  # number of further images for the rate that was asked for
     promised: str  # number of further images to promise that rate with confidence
     recall: str  # recall of the tested anomalous images, with its interval
@@ -30,18 +32,26 @@ class Picture:
 
     line: str  # points of the curve of the lowest rate
     asked: float  # height of the rate that was asked for
-    have: tuple[float, float]  # point of this run
+    have: tuple[tuple[float, float], ...]  # points of this run, one for each threshold
     ticks: tuple[tuple[float, str], ...]  # x and text of the ticks: numbers of images
     rates: tuple[tuple[float, str], ...]  # y and text of the ticks: rates
 
 
 def list_threshold_lines(results: Results) -> list[ThresholdLine]:
     """Return a line for each threshold that comes from a rate, and none for a threshold set by hand."""
-    decision = results.decision or {}
-    thresholds = decision.get("thresholds", [])
-    return [
-        _describe_threshold(each, results) for each in thresholds if "folds" in each and not each["image"]["by_hand"]
-    ]
+    return [_describe_threshold(each, results) for each in _list_thresholds(results)]
+
+
+def _list_thresholds(results: Results) -> list[dict[str, Any]]:
+    """Return the thresholds that come from a rate, as detector.summary returns them."""
+    thresholds = (results.decision or {}).get("thresholds", [])
+    return [each for each in thresholds if "folds" in each and not each["image"]["by_hand"]]
+
+
+def _get_confidence(results: Results) -> float | None:
+    """Return the confidence that the user asked for. None: none, so that the rate holds on average."""
+    confidence: float | None = (results.decision or {}).get("confidence_asked")
+    return confidence
 
 
 def _describe_threshold(threshold: dict[str, Any], results: Results) -> ThresholdLine:
@@ -51,24 +61,32 @@ def _describe_threshold(threshold: dict[str, Any], results: Results) -> Threshol
         threshold: The threshold, as detector.summary returns it.
         results: The results, for the recall of its category.
     """
-    have, category = threshold["image"]["held_out"], threshold["category"]
-    more = [max(0, threshold[key] - have) for key in ("held_out_for_the_rate", "held_out_for_the_rate_with_confidence")]
+    have, category, asked = threshold["image"]["held_out"], threshold["category"], _get_confidence(results)
+    average, confident = (
+        _describe_more(threshold[f"held_out_for_the_rate{kind}"] - have) for kind in ("", "_with_confidence")
+    )
+    sure = f"{100 * threshold.get('confidence', CONFIDENCE):g} % confidence"
     how = f"all, by {format_count(threshold['folds'], 'fold')}" if threshold["folds"] else "held out of training"
     row = results.rows[POOLED] if category is None else results.rows.get(f"{category}/", {})
     if threshold["folds"]:
         promised = "not possible with folds"
     elif threshold["exact"]:
-        promised = f"{more[1]} more" if more[1] else "enough"
+        promised = f"{confident} for {sure}"
     else:
         promised = "not possible: the rate is approximate"
     return ThresholdLine(
         "all images" if category is None else category,
         f"{have} ({how})",
-        f"{100 / (have + 1):.3g} %",
-        f"{more[0]} more" if more[0] else "enough",
+        f"{100 * find_smallest_rate(have, asked):.3g} %" + (f" with {sure}" if asked else ""),
+        confident if asked else average,
         promised,
         _describe_recall(row),
     )
+
+
+def _describe_more(missing: int) -> str:
+    """Return how many more images are needed."""
+    return f"{missing} more" if missing > 0 else "enough"
 
 
 def _describe_recall(row: Row) -> str:
@@ -82,16 +100,19 @@ def _describe_recall(row: Row) -> str:
 
 
 def draw(results: Results) -> Picture | None:
-    """Return the picture for all categories together; None if no rate was asked for."""
-    thresholds = (results.decision or {}).get("thresholds", [])
+    """Return the picture of all thresholds that come from a rate; None if there is none."""
+    thresholds, confidence = _list_thresholds(results), _get_confidence(results)
     if not thresholds or not results.false_alarm:
         return None
-    have = thresholds[-1]["image"]["held_out"]
-    counts = [10 ** (step / 20) for step in range(int(20 * math.log10(_MAX_IMAGES)) + 1)]
+
+    def place(count: int) -> tuple[float, float]:
+        return _place_count(count), _place_rate(find_smallest_rate(count, confidence))
+
+    counts = sorted({round(10 ** (step / 20)) for step in range(int(20 * math.log10(_MAX_IMAGES)) + 1)})
     return Picture(
-        " ".join(f"{_place_count(count):.1f},{_place_rate(1 / (count + 1)):.1f}" for count in counts),
+        " ".join("{:.1f},{:.1f}".format(*place(count)) for count in counts),
         _place_rate(results.false_alarm),
-        (_place_count(have), _place_rate(1 / (have + 1))),
+        tuple(place(each["image"]["held_out"]) for each in thresholds),
         tuple((_place_count(count), str(count)) for count in (1, 10, 100, 1000)),
         tuple((_place_rate(rate), f"{100 * rate:g} %") for rate in (0.001, 0.01, 0.1)),
     )
