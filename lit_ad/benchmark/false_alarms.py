@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
+from lit_ad.evaluation.promises import list_kept_rates
 from lit_ad.evaluation.results import Results, Row
 
 ABOUT = (
@@ -39,9 +40,7 @@ def compute_allowed_rate(run: Results) -> float | None:
 
     None if no threshold comes from a rate.
     """
-    thresholds = [each for each in (run.decision or {}).get("thresholds", []) if not each["image"]["by_hand"]]
-    of_categories = [each["kept_rate"] for each in thresholds if each["category"] is not None]
-    rates = of_categories or [each["kept_rate"] for each in thresholds]
+    rates = list_kept_rates(run)
     return fmean(rates) if rates else None
 
 

@@ -29,8 +29,9 @@ def measure_rates(file: JournalFile, version: int, decision: Decision | None) ->
         decision: The detector's decision. None: it has no threshold.
 
     Returns:
-        Plain values for JSON. The first row is the shipped threshold, with the `rate` null. Then comes a row for each
-        of RATES that the number of held-out images allows. Counts have 95 % intervals. Empty without a decision.
+        Plain values for JSON. The first row is the shipped threshold, with the `rate` null; its `kept_rate` is the
+        highest of the categories. Then comes a row for each of RATES that the number of held-out images allows. Counts
+        have 95 % intervals. Empty without a decision.
     """
     if decision is None:
         return []
@@ -38,9 +39,10 @@ def measure_rates(file: JournalFile, version: int, decision: Decision | None) ->
     defects = [image for image in labelled if image[0] == "defect"]
     sampled, good = ([image for image in labelled if image[1] and image[0] == label] for label in ("defect", "good"))
     smallest = max((decision.smallest_rate(category) for category in decision.scores), default=1.0)
+    shipped = max(decision.kept_rate(category) for category in decision.scores)
     rows = []
     for rate in (None, *(rate for rate in RATES if rate >= smallest)):
-        row: dict[str, Any] = {"rate": rate, "kept_rate": decision.kept_rate() if rate is None else rate}
+        row: dict[str, Any] = {"rate": rate, "kept_rate": shipped if rate is None else rate}
         for name, images in (("recall", defects), ("sampled_recall", sampled), ("false_alarms", good)):
             row[name] = _count_anomalous(images, rate)
         rows.append(row)

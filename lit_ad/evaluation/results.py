@@ -116,14 +116,6 @@ class Results:
         """A line for each threshold that was set by hand."""
         return [] if self.decision is None else self.decision["by_hand"]
 
-    @property
-    def guarantees(self) -> list[str]:
-        """Sentences that say what the thresholds promise: first those of images, then those of pixels, each once."""
-        thresholds = [] if self.decision is None else self.decision["thresholds"]
-        pixels = [threshold["pixels"] for threshold in thresholds if threshold.get("pixels")]
-        sentences = [each["guarantee"] for each in (*thresholds, *pixels) if each.get("guarantee")]
-        return list(dict.fromkeys(sentences))
-
     def worst_wrong_verdicts(self, count: int) -> list[ImageResult]:
         """Return the `count` images with the worst wrong verdicts, the worst first."""
         return sorted((image for image in self.images if image.is_wrong), key=lambda image: -image.wrong_by)[:count]

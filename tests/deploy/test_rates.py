@@ -1,7 +1,9 @@
 """Recall and false alarms are counted by labels and p-values, with Wilson's intervals."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lit_ad.deploy.journal_file import JournalFile, Row
@@ -42,6 +44,12 @@ def test_counts_at_each_threshold(file: JournalFile) -> None:
     assert by_rate[0.01] == [1, 0, 0] and by_rate[0.02] == [2, 1, 0] and by_rate[0.5] == [3, 2, 2]
     recall = shipped["recall"]
     assert (recall["low"], recall["high"]) == pytest.approx((0.2077, 0.9385), abs=1e-4)  # by Wilson's formula
+
+
+def test_the_shipped_rate_is_that_of_the_worst_category(file: JournalFile) -> None:
+    """9 images of bolts keep 10 % and no less; all 108 images together keep 5 %, but decide about no bolt."""
+    several = replace(DECISION, scores={"nut": np.arange(99.0), "bolt": np.arange(9.0)}, false_alarm=0.05)
+    assert measure_rates(file, 2, several)[0]["kept_rate"] == 0.1
 
 
 def test_without_labels_or_thresholds(file: JournalFile) -> None:

@@ -24,6 +24,7 @@ from lit_ad.detector.pixel_rule import PixelRule
 from lit_ad.detector.summary import summarize
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Evaluation, Predictions
+from lit_ad.evaluation.promises import list_guarantees
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
@@ -521,7 +522,7 @@ def test_a_test_uses_the_pixel_rule_of_the_training_or_a_given_pixel_rule(
         (region, "5 connected pixels or more"),
         (pixel, "% of a held-out nominal image's pixels"),
     ):
-        assert sentence in " ".join(results.guarantees)
+        assert sentence in " ".join(list_guarantees(results))
         pooled = results.rows["pooled"]
         assert pooled["mask_false_alarm_rate"] == pooled["mask_false_alarms"] / pooled["nominal_images"]
     assert region.pixel_threshold != pixel.pixel_threshold

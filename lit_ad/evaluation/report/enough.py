@@ -7,6 +7,7 @@ from typing import Any
 from lit_ad.counts import format_count
 from lit_ad.detector.guarantee import CONFIDENCE
 from lit_ad.detector.thresholds import find_smallest_rate
+from lit_ad.evaluation.promises import list_thresholds
 from lit_ad.evaluation.results import POOLED, Results, Row
 
 WIDTH, HEIGHT = 420, 130  # size of the picture's axes in pixels
@@ -39,13 +40,12 @@ class Picture:
 
 def list_threshold_lines(results: Results) -> list[ThresholdLine]:
     """Return a line for each threshold that comes from a rate, and none for a threshold set by hand."""
-    return [_describe_threshold(each, results) for each in _list_thresholds(results)]
+    return [_describe_threshold(each, results) for each in _list_by_rate(results)]
 
 
-def _list_thresholds(results: Results) -> list[dict[str, Any]]:
+def _list_by_rate(results: Results) -> list[dict[str, Any]]:
     """Return the thresholds that come from a rate, as detector.summary returns them."""
-    thresholds = (results.decision or {}).get("thresholds", [])
-    return [each for each in thresholds if "folds" in each and not each["image"]["by_hand"]]
+    return [each for each in list_thresholds(results) if "folds" in each and not each["image"]["by_hand"]]
 
 
 def _get_confidence(results: Results) -> float | None:
@@ -101,7 +101,7 @@ def _describe_recall(row: Row) -> str:
 
 def draw(results: Results) -> Picture | None:
     """Return the picture of all thresholds that come from a rate; None if there is none."""
-    thresholds, confidence = _list_thresholds(results), _get_confidence(results)
+    thresholds, confidence = _list_by_rate(results), _get_confidence(results)
     if not thresholds or not results.false_alarm:
         return None
 

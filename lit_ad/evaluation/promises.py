@@ -1,0 +1,34 @@
+"""List what the thresholds of a test promise: rates of false alarms, and sentences."""
+
+from typing import Any
+
+from lit_ad.evaluation.results import Results
+
+
+def list_thresholds(results: Results) -> list[dict[str, Any]]:
+    """Return the thresholds of a test's decision, as detector.summary returns them."""
+    thresholds: list[dict[str, Any]] = (results.decision or {}).get("thresholds", [])
+    return thresholds
+
+
+def list_kept_rates(results: Results) -> list[float]:
+    """Return the false-alarm rates that the thresholds of the categories keep. Thresholds set by hand keep none."""
+    thresholds = [each for each in list_thresholds(results) if not each["image"]["by_hand"]]
+    of_categories = [each["kept_rate"] for each in thresholds if each["category"] is not None]
+    return of_categories or [each["kept_rate"] for each in thresholds]
+
+
+def list_guarantees(results: Results) -> list[str]:
+    """Return sentences that say what the thresholds promise: first those of images, then those of pixels, each once.
+
+    If they differ between categories, each begins with the names of its categories.
+    """
+    thresholds = list_thresholds(results)
+    names: dict[str, list[str]] = {}
+    for promises in (thresholds, [each.get("pixels") or {} for each in thresholds]):
+        for threshold, promise in zip(thresholds, promises, strict=True):
+            name = "images of another category, or of none" if threshold["category"] is None else threshold["category"]
+            if sentence := promise.get("guarantee"):
+                names.setdefault(sentence, []).append(name)
+    every = len(thresholds)
+    return [each if len(given) == every else f"{', '.join(given)}: {each}" for each, given in names.items()]
