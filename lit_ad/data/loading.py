@@ -101,6 +101,15 @@ def place_in(trainer: L.Trainer | None) -> Place:
     return Place(trainer.world_size, trainer.global_rank, max(1, trainer.num_devices), on_cpu)
 
 
+def check_full_batch(images: int, batch_size: int) -> None:
+    """Raise UserError if there is no full batch, so that data.loading.drop_last leaves nothing."""
+    if images < batch_size:
+        raise UserError(
+            f"data.loading.drop_last leaves nothing to train on: of {format_count(images, 'image')} there is no batch "
+            f"of {batch_size}; lower data.batch_size, or set data.loading.drop_last to false"
+        )
+
+
 def run_seed() -> int:
     """Return the seed of seed_everything, which Lightning keeps in an environment variable."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
@@ -133,11 +142,8 @@ class Loaders:
         """
         drop_last = self.loading.drop_last
         sampler = Shuffle(images, self.place.processes, self.place.rank, self.seed, self.loading.balanced)
-        if drop_last and len(sampler) < batch_size:
-            raise UserError(
-                f"data.loading.drop_last leaves nothing to train on: of {format_count(len(sampler), 'image')} there is "
-                f"no batch of {batch_size}; lower data.batch_size, or set data.loading.drop_last to false"
-            )
+        if drop_last:
+            check_full_batch(len(sampler), batch_size)
         options = {"sampler": sampler, "collate_fn": collate_equal, "drop_last": drop_last}
         return self._make(TrainLoader, items, batch_size, self._count_workers(items), **options)
 

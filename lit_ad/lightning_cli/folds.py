@@ -18,6 +18,7 @@ from jsonargparse import Namespace
 
 from lit_ad.counts import format_count
 from lit_ad.data import AnomalyDataModule
+from lit_ad.data.loading import check_full_batch
 from lit_ad.data.record import common_folder, digest, identities
 from lit_ad.data.splits import assign_folds, count_folds
 from lit_ad.detector.decision import Decision
@@ -61,8 +62,9 @@ def fix_length(config: Namespace) -> None:
             )
     if trainer.max_time is not None:
         raise UserError("decision.folds needs trainings of one length: give trainer.max_epochs in place of max_time")
-    if trainer.limit_val_batches not in (None, 1.0):
-        raise UserError("decision.folds scores every image: leave out trainer.limit_val_batches")
+    if trainer.limit_val_batches not in (None, 1.0) or trainer.overfit_batches:
+        key = "overfit_batches" if trainer.overfit_batches else "limit_val_batches"
+        raise UserError(f"decision.folds scores every image: leave out trainer.{key}")
     checkpoint.monitor, trainer.val_check_interval, trainer.num_sanity_val_steps = None, None, 0
     trainer.check_val_every_n_epoch = _NEVER
 
@@ -138,11 +140,15 @@ def _configure_fold(config: Namespace, fold: int, home: Path, steps: int, inspec
 
 
 def _count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
-    """Return the number of steps of the training on all images. Raises UserError if it has no end."""
+    """Return the number of steps of the training on all images. Raises UserError if it has no end, or no batch."""
     items = math.ceil(len(data.images("train")) / trainer.world_size)
-    batches = items // data.batch_size if data.loading.drop_last else math.ceil(items / data.batch_size)
+    if data.loading.drop_last:
+        check_full_batch(items, data.batch_size)
+    every = items // data.batch_size if data.loading.drop_last else math.ceil(items / data.batch_size)
     limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    batches = min(every, limit) if isinstance(limit, int) else int(every * limit)
+    if not batches:
+        raise UserError(f"trainer.limit_train_batches {limit:g} leaves none of {every} batches: give a higher one")
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     ends = [math.ceil(batches / trainer.accumulate_grad_batches) * epochs]
     steps = min(ends if trainer.max_steps == -1 else [*ends, trainer.max_steps])
@@ -177,7 +183,7 @@ def read_folds(home: Path, count: int, settings: dict[str, str]) -> Iterator[tup
         changed = [key for key in {**then, **settings} if then.get(key) != settings.get(key)]
         if changed:
             raise UserError(
-                f"{file} comes from a training with another {', '.join(changed[:5])}: train as before, or remove "
+                f"{file} comes from a training that differs in {', '.join(changed[:5])}: train as before, or remove "
                 f"{quote_path(home)}, or give --overwrite true"
             )
         yield fold, record

@@ -263,8 +263,8 @@ def test_scores_of_another_training_are_refused(home: Path, keys: Callable[..., 
     with pytest.raises(UserError) as refused:
         train({**keys(), "model.lr": 0.5, "trainer.gradient_clip_val": 0.1}, other)
     assert str(refused.value) == (
-        f"{other}/folds/1.json comes from a training with another trainer.gradient_clip_val, model.init_args.lr: train "
-        f"as before, or remove {other}/folds, or give --overwrite true"
+        f"{other}/folds/1.json comes from a training that differs in trainer.gradient_clip_val, model.init_args.lr: "
+        f"train as before, or remove {other}/folds, or give --overwrite true"
     )
     (other / "folds/1.json").write_text('{"scores": ')
     with pytest.raises(UserError, match=r"folds/1\.json is damaged: remove it, and the fold is trained again"):
@@ -343,6 +343,12 @@ PROCESSOR_TIME = {"class_path": "lit_ad.benchmark.budget.ProcessorTime", "init_a
         ({"trainer.callbacks": [TIMER]}, "needs trainings of one length: leave out Timer"),
         ({"trainer.callbacks": [PROCESSOR_TIME]}, "needs trainings of one length: leave out ProcessorTime"),
         ({"trainer.limit_val_batches": 0.5}, "decision.folds scores every image: leave out trainer.limit_val_batches"),
+        ({"trainer.overfit_batches": 1}, "decision.folds scores every image: leave out trainer.overfit_batches"),
+        ({"trainer.limit_train_batches": 0.3}, "trainer.limit_train_batches 0.3 leaves none of 3 batches"),
+        (
+            {"data.batch_size": 16, "data.loading.drop_last": True, "trainer.max_epochs": -1, "trainer.max_steps": 4},
+            "data.loading.drop_last leaves nothing to train on: of 12 images there is no batch of 16",
+        ),
         ({"trainer.max_epochs": -1}, "needs trainings of one length: give trainer.max_epochs or max_steps"),
         ({"decision.folds": 1}, "decision.folds is 1"),
         ({"decision.folds": 13}, "decision.folds is 13, but there are 12 nominal images"),
