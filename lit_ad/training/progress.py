@@ -43,6 +43,16 @@ class Progress(RichProgressBar):
         super().on_train_start(trainer, pl_module)
         self.began, self.first = time.monotonic(), _count_batches_done(trainer)
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """The number of batches of this epoch. Lightning's takes steps for batches where trainer.max_steps ends the
+        training, so that trainer.accumulate_grad_batches made it too low."""
+        trainer = self.trainer
+        if trainer.max_steps == -1:
+            return trainer.num_training_batches
+        left = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+        return min(trainer.num_training_batches, left)
+
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:

@@ -57,6 +57,19 @@ def test_the_progress_line_has_the_losses_and_the_time_left_of_all_epochs(
     )
 
 
+def test_the_line_counts_batches_where_steps_end_the_training(images: Path, model: STFPM, tmp_path: Path) -> None:
+    """Two batches are one step. The 5 batches of the first epoch are 3 steps, and 2 more steps are 4 batches."""
+    totals: list[float] = []
+
+    class Totals(Progress):
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            super().on_train_epoch_start(trainer, pl_module)
+            totals.append(self.total_train_batches)
+
+    train(images, tmp_path, model, Totals(), max_epochs=-1, max_steps=5, accumulate_grad_batches=2)
+    assert totals == [5, 4]
+
+
 def test_the_progress_line_of_a_training_without_an_end_has_no_time_left(
     images: Path, model: STFPM, tmp_path: Path
 ) -> None:
