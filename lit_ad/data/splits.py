@@ -94,6 +94,12 @@ def list_splits(source: Source, split: Split = Split()) -> Splits:
     test = [sample for sample in samples if sample.split == "test"]
     if split.shots is not None:
         samples = take_shots(samples, split.shots, split.seed)
+        decides = split.folds is not None or split.val_fraction > 0
+        if split.shots == 1 and decides and all(sample.split != "validation" for sample in samples):
+            raise UserError(
+                "data.split.shots is 1, but a threshold takes two nominal images of a category, one to train on and "
+                f"one to score: raise it. {_WITHOUT_THRESHOLD}"
+            )
     if split.folds is None:
         return Splits(*hold_out(samples, split.val_fraction, split.seed), test)
     numbers = assign_folds(samples, split.folds, split.seed)
@@ -119,7 +125,9 @@ def take_shots(samples: list[Sample], shots: int, seed: int) -> list[Sample]:
         if len(nominal) < shots:
             subject = f"category {name!r}" if name else "the data set"
             have = format_count(len(nominal), "nominal training image")
-            raise UserError(f"data.split.shots is {shots}, but {subject} has {have}: lower it")
+            raise UserError(
+                f"data.split.shots is {shots}, but {subject} has {have}: lower it, or give null to take all"
+            )
         taken.update(nominal[i] for i in np.random.default_rng(seed).permutation(len(nominal))[:shots])
     return [sample for sample in samples if sample.split != "train" or sample in taken]
 

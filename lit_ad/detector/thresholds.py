@@ -116,5 +116,6 @@ def check_confidence(confidence: float | None, folds: bool) -> None:
     if folds:
         raise UserError(
             "decision.confidence needs images that were held out, and decision.folds holds none out: leave out one of "
-            "the two"
+            "the two. A detector of folds takes a confidence with images that it has not seen: lit-ad recalibrate FILE "
+            "--nominal FOLDER --replace --confidence 0.95"
         )

@@ -224,6 +224,11 @@ def test_one_shot_is_enough_if_it_only_trains() -> None:
     assert (len(splits.train), splits.val, splits.test) == (1, [], [test])
     with pytest.raises(UserError, match=r"split.shots is 10, but the data set has 9 nominal training images: lower it"):
         take_shots(nominal(9), 10, 0)
+    for split in (Split(shots=1), Split(shots=1, folds="leave-one-out")):
+        with pytest.raises(
+            UserError, match=r"split.shots is 1, but a threshold takes two nominal images of a category"
+        ):
+            list_splits(Listed(*nominal(9), test), split)
 
 
 def test_the_record_of_a_split_has_the_keys_that_decide_which_images_are_held_out() -> None:
