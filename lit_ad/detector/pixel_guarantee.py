@@ -14,16 +14,20 @@ def describe_pixel_guarantee(decision: Decision, category: str | None = POOLED) 
         return ""
     if point.by_hand:
         return "The pixel threshold was set by hand, so no rate of pixels is promised."
-    approximate = f", which is approximate: {describe_chosen(chosen)}" if chosen else ""
-    folds = count_folds(decision, category)
+    folds, limit = count_folds(decision, category), ""
+    if chosen:
+        limit = f", which is approximate: {describe_chosen(chosen)}"
+    elif folds:
+        limit = ", under the condition that the guarantee of the image threshold names"
     if rule.kind == "pixel":
         assert point.share is not None
         most = (point.held_out * point.share + 1) / (point.held_out + 1)
         proven = "" if chosen or folds else f" A mean of at most {100 * most:.3g} % is proven."
+        kind = "nominal" if folds else "held-out nominal"
         before = " These shares count pixels before the clean-up." if rule.clean_up else ""
         return (
-            f"In the mean over images, {100 * point.share:.3g} % of a held-out nominal image's pixels lie above the "
-            f"pixel threshold, and about as many of a new one's{approximate}.{proven} A single image may have more."
+            f"In the mean over images, {100 * point.share:.3g} % of a {kind} image's pixels lie above the pixel "
+            f"threshold, and about as many of a new one's{limit}.{proven} A single image may have more."
             f"{before}"
         )
     what = "any anomalous pixel"
@@ -32,7 +36,6 @@ def describe_pixel_guarantee(decision: Decision, category: str | None = POOLED) 
     # decision.confidence is for the image threshold only. The rate of this threshold holds in the mean over detectors.
     rate = f"{100 * max(decision.false_alarm, find_smallest_rate(point.held_out)):.3g} %"
     if chosen or folds:
-        limit = approximate or ", under the condition that the guarantee of the image threshold names"
         return f"About {100 * point.p_value:.3g} % of nominal images have {what}{limit}."
     return (
         f"A nominal image like the held-out ones has {what}, with a probability of at most {rate}, over the draw of "

@@ -41,7 +41,9 @@ def test_a_choice_on_the_same_images_makes_the_guarantee_approximate(kind: str) 
     assert "approximate: the epoch was chosen on the same held-out images" in describe_pixel_guarantee(chosen)
     assert "at most" not in describe_pixel_guarantee(chosen)
     folds = Decision.from_dict({**decision.to_dict(), "folds": {"": [10, 9]}})
-    assert "at most" not in describe_pixel_guarantee(folds) and "bout" in describe_pixel_guarantee(folds)
+    told = describe_pixel_guarantee(folds)
+    assert "at most" not in told and "bout" in told and "held-out" not in told
+    assert "under the condition that the guarantee of the image threshold names" in told
 
 
 def test_a_confidence_is_for_the_image_threshold_only() -> None:
