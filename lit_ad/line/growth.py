@@ -116,6 +116,8 @@ def gather_images(
     train = [*splits.train, *(sample for sample in new["train"] if find_key(sample) not in own_keys)]
     held_out_keys = {find_key(sample) for sample in new["validation"]}
     old_val = [] if only_new_decide else [sample for sample in splits.val if find_key(sample) not in held_out_keys]
+    if not splits.val:
+        tell("The run used all of its images for training, so only new images set the threshold")
     train, val = (list(filter(is_nominal, part)) for part in (train, [*old_val, *new["validation"]]))
     if not val:
         raise UserError(

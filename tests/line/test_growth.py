@@ -110,6 +110,19 @@ def test_only_new_images_can_be_held_out(splits: Splits, folder: Path) -> None:
     assert held and all(sample.image.parent.name == "pictures" for sample in held)
 
 
+def test_a_run_without_held_out_images_says_what_sets_the_threshold(
+    splits: Splits, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run of decision.folds: its threshold comes from trainings that the growth does not repeat."""
+    label(folder, dict.fromkeys(range(1, 21), "good"))
+    gather_images(splits, folder)
+    assert "only new images set the threshold" not in capsys.readouterr().out
+    growth = gather_images(Splits([*splits.train, *splits.val], [], splits.test), folder)
+    held_out = [sample for sample in growth.samples if sample.split == "validation"]
+    assert held_out and all(sample.image.parent.name == "pictures" for sample in held_out)
+    assert "used all of its images for training, so only new images set the threshold" in capsys.readouterr().out
+
+
 def test_an_image_labelled_as_a_defect_later_no_longer_trains(
     splits: Splits, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
