@@ -8,8 +8,8 @@ from lit_ad.evaluation.promises import list_kept_rates
 from lit_ad.evaluation.results import Results, Row
 
 ABOUT = (
-    "Nominal test images called anomalous / the lowest rate that the deciding images allow / anomalous images found, "
-    "in %, mean over seeds."
+    "Nominal test images called anomalous / the rate in effect, which is the one asked for or, if higher, the lowest "
+    "that the deciding images allow / anomalous images found, in %, mean over seeds."
 )
 
 
@@ -36,7 +36,7 @@ def describe_false_alarms(
 
 
 def compute_allowed_rate(run: Results) -> float | None:
-    """Return the lowest rate that the deciding images allow, averaged over categories.
+    """Return the rate in effect, averaged over categories: the one asked for or, if higher, the lowest allowed one.
 
     None if no threshold comes from a rate.
     """

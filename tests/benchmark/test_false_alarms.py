@@ -40,3 +40,12 @@ def test_no_row_without_a_decision() -> None:
 def test_the_rate_of_several_categories_is_the_mean_of_theirs() -> None:
     several = Decision({"nut": np.arange(4.0), "bolt": np.arange(9.0)})
     assert compute_allowed_rate(run(1, 1, several)[0]) == pytest.approx((1 / 5 + 1 / 10) / 2)
+
+
+def test_a_rate_above_the_lowest_is_in_effect() -> None:
+    """16 images allow 5.9 %, and the detector keeps the 10 % that were asked for."""
+    about, table = describe_false_alarms(
+        [("A", "t", *run(1, 1, Decision({"": np.arange(16.0)}, false_alarm=0.1)))], ["A"], ["t"]
+    )
+    assert table == [["t", "10.0 / 10.0 / 90.0"]]
+    assert "the rate in effect, which is the one asked for or, if higher, the lowest that the deciding images" in about
