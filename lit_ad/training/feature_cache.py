@@ -159,7 +159,8 @@ def _reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
 
 
 def _count_uses_per_image(trainer: L.Trainer, data: Any) -> float:
-    """Return how often training uses an image, on average."""
+    """Return how often training uses an image, on average. With decision.folds, each of K folds' images are used by the
+    K - 1 trainings of the other folds, and by the last training."""
     images = len(data.images("train"))
     images_per_step = data.batch_size * trainer.world_size
     per_epoch = math.ceil(images / images_per_step)
@@ -168,7 +169,9 @@ def _count_uses_per_image(trainer: L.Trainer, data: Any) -> float:
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     if trainer.max_steps != -1:
         epochs = min(epochs, trainer.max_steps * trainer.accumulate_grad_batches / max(batches, 1))
-    return float(epochs * min(1.0, batches * images_per_step / images))
+    folds = data.split.folds
+    trainings = 1 if folds is None else len(data.splits.train) if folds == "leave-one-out" else folds
+    return float(trainings * epochs * min(1.0, batches * images_per_step / images))
 
 
 def _reason_too_large(size: int, directory: Path) -> str | None:

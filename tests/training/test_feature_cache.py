@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Split
 from lit_ad.errors import UserError
 from lit_ad.features.layout import list_stores, read_runs
 from lit_ad.files import cache_directory
@@ -286,6 +286,17 @@ def test_features_are_cached_where_the_steps_use_each_image_twice(
 ) -> None:
     cache = FeatureCache(directory=tmp_path / "features")
     fit(method("L2BT", vit_file, vit_file), part, tmp_path, cache, epochs=-1, max_steps=4)
+    assert said[0].startswith("Features of 10 images are cached in")
+
+
+@pytest.mark.parametrize("folds", [2, "leave-one-out"])
+def test_features_are_cached_where_the_trainings_of_folds_use_each_image_twice(
+    folds: Any, part: Path, tmp_path: Path, vit_file: Path, said: list[str]
+) -> None:
+    model = method("L2BT", vit_file, vit_file)
+    split = Split(folds=folds, fold=0)
+    module = AnomalyDataModule(MVTec(part), model.view, 4, split=split, loading=Loading(num_workers=0))
+    fit(model, part, tmp_path, FeatureCache(directory=tmp_path / "features"), data=module, epochs=1)
     assert said[0].startswith("Features of 10 images are cached in")
 
 
