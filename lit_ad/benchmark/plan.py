@@ -117,12 +117,14 @@ class Task:
     Args:
         source: The source of images, as class_path and init_args.
         shots: Number of nominal images of each category, which the cell's seed draws. All of them are used for
-            training. Folds set the threshold. With one image there are no folds, so no threshold is set. None: all
-            images, split as the method's config says.
+            training. None: all images, split as the method's config says.
+        folds: Number of folds of the shots that set the threshold. None: the data set's own validation images set it;
+            without any, shots set no threshold.
     """
 
     source: dict[str, Any]
     shots: int | None = None
+    folds: int | None = None
 
 
 def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, Task]:
@@ -148,11 +150,20 @@ def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, Task]:
 def add_shots(tasks: dict[str, Task], shots: Sequence[int]) -> dict[str, Task]:
     """Return a task for each task and each number of shots, named like TASK/4-shot. Without shots, return the tasks.
 
-    Raises UserError on a number below 1.
+    One image alone has no folds, and neither has a data set with validation images of its own.
+
+    Raises:
+        UserError: A number is below 1, or a source cannot be read.
     """
     for count in shots:
         check_number("shots", count, least=1)
-    few = {f"{name}/{count}-shot": Task(task.source, count) for name, task in tasks.items() for count in shots}
+    few = {}
+    for name, task in tasks.items() if shots else ():
+        samples = make_source(task.source, f"the source of {name}")[0].samples()
+        validates = any(sample.split == "validation" for sample in samples)
+        for count in shots:
+            folds = None if validates or count == 1 else min(count, _MOST_FOLDS)
+            few[f"{name}/{count}-shot"] = Task(task.source, count, folds)
     return few or tasks
 
 
@@ -168,10 +179,10 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
     if task.shots is not None:
         split = data.setdefault("split", {})
         split |= {"shots": task.shots, "seed": seed}
-        if task.shots == 1:
+        if task.folds is None:
             split["val_fraction"] = 0
         else:
-            config.setdefault("decision", {})["folds"] = min(task.shots, _MOST_FOLDS)
+            config.setdefault("decision", {})["folds"] = task.folds
     trainer["enable_progress_bar"] = False
     clock = next((name for name in ("minutes", "processor_minutes") if getattr(budget, name) is not None), None)
     words = [word.partition("=")[0] for word in spec.arguments]

@@ -63,7 +63,8 @@ def benchmark(
         seeds: The seeds; each method is trained on each task with each of them.
         shots: Numbers of nominal images of each category; each number makes a task of its own. The seed draws the
             images. All of them train the detector and set its threshold, in as many folds as there are images, at most
-            4. A single image cannot set a threshold. Empty: all images.
+            4. A single image cannot set a threshold. Where a data set has validation images of its own, these set it.
+            Empty: all images.
         budget: The limit of each cell: minutes, processor_minutes, or epochs.
         metrics: The metrics in the tables.
         arguments: Words for every `lit-ad fit`, like those after --.

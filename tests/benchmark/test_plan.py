@@ -1,6 +1,7 @@
 """The plan of a benchmark: its tasks, its cells, and the selected ones."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,8 @@ def test_the_config_of_a_cell_has_its_source_seed_and_budget(config: Path, tmp_p
         make_cell(tmp_path, "m", other, "t", Task(source), 4, budget)
 
 
-def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_path: Path) -> None:
-    source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
+def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(images: Path, config: Path, tmp_path: Path) -> None:
+    source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": str(images)}}
     tasks = add_shots({"t": Task(source)}, [1, 2, 16])
     assert list(tasks) == ["t/1-shot", "t/2-shot", "t/16-shot"] and add_shots(tasks, []) is tasks
     made = {}
@@ -108,9 +109,21 @@ def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_p
         add_shots(tasks, [0])
 
 
+def test_the_validation_images_of_a_data_set_decide_in_place_of_folds(
+    images: Path, config: Path, tmp_path: Path
+) -> None:
+    for folder in ("train/good", "validation/good", "test/good"):
+        shutil.copytree(images / "train/good", tmp_path / "loco" / folder)
+    source = {"class_path": "MVTecLOCO", "init_args": {"root": str(tmp_path / "loco")}}
+    task = add_shots({"t": Task(source)}, [2])["t/2-shot"]
+    cell = make_cell(tmp_path, "m", MethodSpec(str(config)), "t/2-shot", task, 0, Budget(minutes=1))
+    made = yaml.safe_load((cell.home / "cell.yaml").read_text())
+    assert "decision" not in made and made["data"]["split"] == {"shots": 2, "seed": 0, "val_fraction": 0}
+
+
 @pytest.mark.parametrize("limit", ["minutes", "processor_minutes"])
 def test_folds_refuse_a_time_limit(limit: str, config: Path, tmp_path: Path) -> None:
-    few, budget = Task({"class_path": "MVTec"}, 4), Budget(**{limit: 1})
+    few, budget = Task({"class_path": "MVTec"}, 4, 4), Budget(**{limit: 1})
     with pytest.raises(
         UserError,
         match=rf"With budget.{limit}, each training ends at a different step. Folds \(decision.folds, used for sh",
