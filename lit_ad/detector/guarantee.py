@@ -160,14 +160,18 @@ def list_warnings(decision: Decision) -> list[str]:
         by_hand = category in decision.by_hand and (category in decision.pixels_by_hand or not decision.maxima)
         if decision.smallest_rate(category) > decision.false_alarm and not by_hand:
             place = f" of {category}" if len(decision.scores) > 1 else ""
-            kind, more = ("nominal", "take") if decision.folds.get(category) else ("held-out nominal", "hold out")
-            images = f"{kind} image{place} allows", f"{kind} images{place} allow"
             needed = count_needed(decision.false_alarm, decision.confidence)
+            kind, advice = "held-out nominal", f"hold out {needed} or more"
+            if decision.folds.get(category):
+                kind, advice = "nominal", f"take {needed} or more"
+            elif decision.confidence is None:
+                advice += ", train with decision.folds so that all images decide"
+            images = f"{kind} image{place} allows", f"{kind} images{place} allow"
             sure = "" if decision.confidence is None else f" with {100 * decision.confidence:g} % confidence"
             lowest = f"{decision.smallest_rate(category):.3g}{sure}"
             lines.append(
                 f"{format_count(len(scores), *images)} a false-alarm rate of {lowest} and no lower, where "
-                f"decision.false_alarm is {decision.false_alarm:.3g}: {more} {needed} or more, or ask for a higher rate"
+                f"decision.false_alarm is {decision.false_alarm:.3g}: {advice}, or ask for a higher rate"
             )
     return lines
 
