@@ -1,5 +1,6 @@
 """The values that pass through a model: Samples make a Batch, and the model turns it into a Prediction."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +28,12 @@ class Sample(NamedTuple):
     error: str = ""  # predict: why the image cannot be judged (a black image takes its place); "": it can
     item: str = ""  # the object that the image shows, if several images show views or parts of one object
     mask_above: int | None = None  # mask values above this are anomalous; None: all values that are not black
+
+
+def list_repeated(samples: Sequence[Sample]) -> list[str]:
+    """Return the categories in which several samples show one item."""
+    counts = Counter((sample.category, sample.item) for sample in samples if sample.item)
+    return sorted({category for (category, _), count in counts.items() if count > 1})
 
 
 @dataclass

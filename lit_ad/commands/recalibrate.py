@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_ad.batch import Sample
+from lit_ad.batch import Sample, list_repeated
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.detector_argument import require_detector
 from lit_ad.commands.own_method import import_own_method
@@ -124,9 +124,11 @@ def recalibrate(
             refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
         after = refit_decision(detector, images, name, keys, add=not replace).without_threshold(name)
+        repeated = {*after.repeated}
         if replace or before is None:  # nothing else was chosen on these images
             also_chosen, folds = {**after.also_chosen, name: []}, {**after.folds, name: []}
-            after = dataclasses.replace(after, also_chosen=also_chosen, folds=folds)
+            after, repeated = dataclasses.replace(after, also_chosen=also_chosen, folds=folds), repeated - {name}
+        after = dataclasses.replace(after, repeated=sorted(repeated | ({name} if list_repeated(samples) else set())))
     elif before is None:
         raise UserError(f"{ckpt_path} was never validated, so it has no held-out scores: give --nominal FOLDER")
     else:

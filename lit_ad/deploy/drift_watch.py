@@ -9,6 +9,7 @@ from lit_ad.deploy.journal_file import Event, JournalFile, Row
 from lit_ad.deploy.versions import hash_filled
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.drift import DriftTest, ShareTest
+from lit_ad.detector.guarantee import explain_approximation
 from lit_ad.names import printable
 
 Key = tuple[str, str]  # source, category; "" stands for an unknown one
@@ -134,8 +135,8 @@ class DriftWatch:
         """Return what an alarm means, and what it assumes, in a few sentences."""
         if self.decision is None:
             return "Nothing is tested for drift: the model has no threshold and no held-out scores."
-        chosen = any(self.decision.also_chosen.values())
-        about = " (approximately: the held-out images also served other choices)" if chosen else ""
+        why = explain_approximation(self.decision)
+        about = f" (approximately: {why})" if why else ""
         reference = "the held-out images"
         if any(self.decision.folds.values()):  # held-out scores of other trainings: see DriftTest.from_decision
             reference = "earlier images of the same line"

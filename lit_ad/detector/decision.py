@@ -8,8 +8,8 @@ The limits of this guarantee:
 
 - The probability is over the draw of the held-out images and of the new image together. The rate of one detector may
   lie above r: for n = 99 and r = 0.01 this happens with a probability of 0.37 (`guarantee.compute_probability_above`).
-- The guarantee is exact if the held-out images serve no other purpose. If the training's epoch, or the scale of a
-  method's maps, was chosen on the same images, the guarantee is approximate. `Decision.also_chosen` lists such choices.
+- The guarantee is exact if the held-out images serve no other purpose, and if each shows another part. Otherwise it is
+  approximate, for the reasons in `Decision.also_chosen` (such as the choice of an epoch) and `Decision.repeated`.
 - With folds, every nominal image both trains the detector and sets the threshold: its score comes from a training that
   left it out (`Decision.folds`; cross-conformal prediction: Vovk, 2015, https://arxiv.org/abs/1208.0806). The rate is
   then usually about r; a rate of up to about 2 r is proven (`guarantee.bound_rate_of_folds`).
@@ -68,6 +68,7 @@ class Decision:
         medians: The median of each map, (n,): heatmap colours begin there.
         false_alarm: The rate of nominal images that may be called anomalous. It is also the rate of `pixel_rule`.
         also_chosen: What else was chosen on the held-out images, one phrase each: the rate is then approximate.
+        repeated: The categories in which several images show one part: the rate is then approximate, too.
         by_hand: Image thresholds that a person set in place of those from the rate.
         pixels_by_hand: Pixel thresholds that a person set, in the same way.
         folds: How many images each fold has. For each fold, one training left out the fold's images and then scored
@@ -92,6 +93,7 @@ class Decision:
     medians: Mapping[str, Floats] = field(default_factory=dict)
     false_alarm: float = 0.01
     also_chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    repeated: Sequence[str] = ()
     by_hand: Mapping[str, float] = field(default_factory=dict)
     pixels_by_hand: Mapping[str, float] = field(default_factory=dict)
     folds: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -281,15 +283,13 @@ class Decision:
         return {
             **{name: {category: held.tolist() for category, held in getattr(self, name).items()} for name in NUMBERS},
             "pixels": {category: pixels.to_dict() for category, pixels in self.pixels.items()},
-            "false_alarm": self.false_alarm,
+            **{name: getattr(self, name) for name in ("false_alarm", "confidence")},
             "also_chosen": {category: list(phrases) for category, phrases in self.also_chosen.items()},
-            "by_hand": dict(self.by_hand),
-            "pixels_by_hand": dict(self.pixels_by_hand),
+            "repeated": list(self.repeated),
+            **{name: dict(getattr(self, name)) for name in ("by_hand", "pixels_by_hand", "scaled")},
             "folds": {category: list(images) for category, images in self.folds.items()},
             "pixel_rule": self.pixel_rule.to_dict(),
-            "scaled": dict(self.scaled),
             "highest": {category: [list(image) for image in images] for category, images in self.highest.items()},
-            "confidence": self.confidence,
         }
 
     @classmethod

@@ -13,15 +13,15 @@ CONFIDENCE = 0.95  # of the bound on the rate of one detector, if the decision h
 
 def describe_guarantee(decision: Decision, category: str | None = POOLED) -> str:
     """Return in a sentence or two what the image threshold promises."""
-    point, chosen = decision.operating_point(category), list_also_chosen(decision, category)
+    point, why = decision.operating_point(category), explain_approximation(decision, category)
     if point.by_hand:
         return "The threshold was set by hand, so no false-alarm rate is promised."
     rate, folds = decision.kept_rate(category), count_folds(decision, category)
     more = "nominal" if folds else "held-out"
     lower = f" {100 * decision.false_alarm:.3g} % was asked for, which takes more {more} images."
     asked = lower if rate > decision.false_alarm else ""
-    if chosen:
-        return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {describe_chosen(chosen)}.{asked}"
+    if why:
+        return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {why}.{asked}"
     if folds:
         return _describe_folds(decision, category) + asked
     bound = bound_rate(point.held_out, point.above, CONFIDENCE)
@@ -39,10 +39,17 @@ def describe_guarantee(decision: Decision, category: str | None = POOLED) -> str
     )
 
 
-def list_also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
-    """Return what else was chosen on the held-out images of a category, or of all (None): one phrase each."""
+def explain_approximation(decision: Decision, category: str | None = POOLED) -> str:
+    """Return as a part of a sentence why the rate of a category, or of all (None), is approximate; "" if it is not."""
     names = _select_categories(decision, category)
-    return list(dict.fromkeys(phrase for name in names for phrase in decision.also_chosen.get(name, ())))
+    chosen = list(dict.fromkeys(phrase for name in names for phrase in decision.also_chosen.get(name, ())))
+    reasons = []
+    if chosen:
+        were = "were" if len(chosen) > 1 else "was"
+        reasons.append(f"{' and '.join(chosen)} {were} chosen on the same held-out images")
+    if any(name in decision.repeated for name in names):
+        reasons.append("several of the images that set the threshold show one part")
+    return ", and ".join(reasons)
 
 
 def count_scale_images(decision: Decision, category: str | None = POOLED) -> int:
@@ -53,11 +60,6 @@ def count_scale_images(decision: Decision, category: str | None = POOLED) -> int
 def _select_categories(decision: Decision, category: str | None) -> list[str]:
     """Return the category alone, or all of a decision's categories if it is None or not known."""
     return [category] if category is not None and category in decision.scores else list(decision.scores)
-
-
-def describe_chosen(phrases: list[str]) -> str:
-    """Return as a part of a sentence why a rate is approximate, for the phrases of `list_also_chosen`."""
-    return f"{' and '.join(phrases)} {'were' if len(phrases) > 1 else 'was'} chosen on the same held-out images"
 
 
 def count_folds(decision: Decision, category: str | None = POOLED) -> int:

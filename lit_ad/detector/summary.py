@@ -11,7 +11,7 @@ from lit_ad.detector.guarantee import (
     count_scale_images,
     describe_by_hand,
     describe_guarantee,
-    list_also_chosen,
+    explain_approximation,
     prove_rate_of_folds,
 )
 from lit_ad.detector.pixel_guarantee import describe_pixel_guarantee
@@ -31,6 +31,7 @@ def summarize(decision: Decision) -> dict[str, Any]:
         "confidence_asked": decision.confidence,
         "kept_rate": decision.kept_rate(),
         "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
+        "repeated": list(decision.repeated),
         "by_hand": describe_by_hand(decision),
         "far_above": describe_far_above(decision),
         "thresholds": [_summarize_category(decision, category) for category in categories],
@@ -41,9 +42,9 @@ def _summarize_category(decision: Decision, category: str | None) -> dict[str, A
     """Return the entry of a category; for None, of all categories together."""
     image = decision.operating_point(category)
     folds = count_folds(decision, category)
-    exact = not image.by_hand and not list_also_chosen(decision, category) and not folds
+    promised = not image.by_hand and not explain_approximation(decision, category)
+    exact = promised and not folds
     confidence = decision.confidence or CONFIDENCE
-    proven = None if image.by_hand or list_also_chosen(decision, category) else prove_rate_of_folds(decision, category)
     return {
         "category": category,
         "image": image.to_dict(),
@@ -52,7 +53,7 @@ def _summarize_category(decision: Decision, category: str | None) -> dict[str, A
         "exact": exact,
         "scale_images": count_scale_images(decision, category),
         "folds": folds,
-        "rate_proven_of_folds": proven,
+        "rate_proven_of_folds": prove_rate_of_folds(decision, category) if promised else None,
         "guarantee": describe_guarantee(decision, category),
         "probability_above_rate": compute_probability_above(image.held_out, decision.false_alarm, decision.confidence)
         if exact

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import Namespace
 
+from lit_ad.batch import list_repeated
 from lit_ad.counts import format_count
 from lit_ad.data import AnomalyDataModule
 from lit_ad.data.loading import check_full_batch
@@ -115,7 +117,7 @@ def train_folds(cli: Any) -> Decision:
     for sample, number in zip(data.splits.train, numbers, strict=True):
         if number is not None:
             sizes[sample.category][number] += 1
-    return merge(list(finished.values()), sizes)
+    return replace(merge(list(finished.values()), sizes), repeated=list_repeated(data.splits.train))
 
 
 def _configure_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:

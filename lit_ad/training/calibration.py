@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lit_ad.batch import Batch, Sample
+from lit_ad.batch import Batch, Sample, list_repeated
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
 from lit_ad.detector.far_above import describe_far_above
@@ -108,13 +108,12 @@ class Calibration(L.Callback):
         trained and scored before it."""
         self.validations, self.looked = 0, False
         splits, given = getattr(getattr(trainer, "datamodule", None), "splits", None), ", ".join(self.keys.given())
+        self.repeated = [] if splits is None else list_repeated(splits.val)
         if self.folds is None and splits is not None and not splits.val and given:
             rank_zero_warn(f"no image is held out, so nothing uses {given}: give it to `lit-ad recalibrate`")
         last = self.folds is not None and not data_of(trainer, pl_module).splits.val
         if last and self.left_out is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise UserError(
-                "decision.folds needs one training for each fold: use lit-ad fit or lit_ad.fit, which do so"
-            )
+            raise UserError("decision.folds needs one training for each fold: use lit-ad fit or lit_ad.fit")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
@@ -218,14 +217,14 @@ class Calibration(L.Callback):
                     name: list_choices(trainer, pl_module, self.validations, self.looked and name not in scaled)
                     for name in decision.scores
                 }
-                decision = replace(decision, also_chosen=chosen, scaled=scaled)
+                decision = replace(decision, also_chosen=chosen, repeated=self.repeated, scaled=scaled)
             if earlier is not None and describe_by_hand(earlier):
                 lines = "; ".join(describe_by_hand(earlier))
                 rank_zero_warn(
                     f"thresholds set by hand belonged to the weights before this training, and are removed: {lines}"
                 )
         elif earlier is not None:  # a validation without a fit has the same weights
-            kept = ("also_chosen", "by_hand", "pixels_by_hand", "folds", "scaled")
+            kept = ("also_chosen", "repeated", "by_hand", "pixels_by_hand", "folds", "scaled")
             decision = replace(decision, **{name: getattr(earlier, name) for name in kept})
         pl_module.decision = decision
         # Only the first process surely has validation images, so all processes take its fingerprint.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lit_ad import Detector
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
@@ -135,7 +136,7 @@ def test_another_rule_for_pixels(
 def test_nothing_was_chosen_on_other_images(files: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
     chosen = tmp_path / "chosen.ckpt"
     checkpoint = read_checkpoint(files[0])
-    decision = replace(decision_of(files[0]), also_chosen={"stripes": ["the epoch"]})
+    decision = replace(decision_of(files[0]), also_chosen={"stripes": ["the epoch"]}, repeated=["stripes"])
     checkpoint["lit_ad"]["decision"] = decision.to_dict()
     write_checkpoint(checkpoint, chosen)
     run(["recalibrate", "--ckpt_path", str(chosen), "--false_alarm", "0.4", "--output", str(tmp_path / "a.ckpt")])
@@ -143,10 +144,21 @@ def test_nothing_was_chosen_on_other_images(files: tuple[Path, Path], images: Pa
     words = ["recalibrate", "--ckpt_path", str(chosen), "--nominal", str(images / "test/good")]
     run([*words, "--output", str(tmp_path / "b.ckpt"), "--replace"])
     assert decision_of(tmp_path / "b.ckpt").also_chosen == {"stripes": []}
+    assert not decision_of(tmp_path / "b.ckpt").repeated
     run([*words, "--output", str(tmp_path / "c.ckpt")])
     assert decision_of(tmp_path / "c.ckpt").also_chosen == {
         "stripes": ["the epoch"]
     }  # of the images held out in training
+    assert decision_of(tmp_path / "c.ckpt").repeated == ["stripes"]
+
+
+def test_the_pages_of_a_file_are_not_independent(files: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
+    pages = [Image.open(file) for file in sorted((images / "test/good").glob("*.png"))[:2]]
+    (tmp_path / "scans").mkdir()
+    pages[0].save(tmp_path / "scans/scan.tiff", save_all=True, append_images=pages[1:])
+    words = ["recalibrate", "--ckpt_path", str(files[0]), "--nominal", str(tmp_path / "scans"), "--replace"]
+    run([*words, "--output", str(tmp_path / "new.ckpt")])
+    assert decision_of(tmp_path / "new.ckpt").repeated == ["stripes"]
 
 
 def test_good_images_join_those_held_out(

@@ -65,6 +65,20 @@ def test_a_guarantee_tells_whether_it_is_exact() -> None:
     assert not chosen["thresholds"][0]["exact"] and chosen["thresholds"][0]["probability_above_rate"] is None
 
 
+def test_images_of_one_part_make_a_rate_approximate() -> None:
+    held = {"nut": np.arange(19.0), "bolt": np.arange(9.0)}
+    views = Decision(held, held, false_alarm=0.1, also_chosen={"nut": ["the epoch"]}, repeated=["nut"])
+    bolt, nut, every = summarize(Decision.from_dict(json.loads(json.dumps(views.to_dict()))))["thresholds"]
+    assert bolt["exact"] and not nut["exact"] and not every["exact"] and nut["rate_with_confidence"] is None
+    why = (
+        "approximate: the epoch was chosen on the same held-out images, and several of the images that set the "
+        "threshold show one part."
+    )
+    assert nut["guarantee"] == f"The false-alarm rate of 10 % is {why}" and nut["pixels"]["guarantee"].endswith(why)
+    folds = summarize(Decision({"": np.arange(9.0)}, folds={"": [3, 3, 3]}, repeated=[""]))["thresholds"][0]
+    assert folds["rate_proven_of_folds"] is None and "several of the images that set" in folds["guarantee"]
+
+
 def test_a_threshold_set_by_hand_promises_nothing_and_shows_its_p_value() -> None:
     moved = decision().with_threshold(15.5).with_threshold(17.5, pixels=True)
     told = json.loads(json.dumps(summarize(moved), allow_nan=False))

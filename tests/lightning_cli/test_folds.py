@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from lit_ad.detector.detector import Detector
+from lit_ad.detector.summary import summarize
 from lit_ad.errors import UserError
 from lit_ad.lightning_cli import folds
 from lit_ad.lightning_cli.folds import merge, read_folds, write_fold
@@ -318,6 +319,22 @@ def test_each_category_has_its_own_threshold_and_a_single_image_shares_that_of_a
     assert {category: len(scores) for category, scores in decision.scores.items()} == {"bolt": 4, "nut": 3}
     assert decision.folds == {"bolt": [1, 1, 1, 1], "nut": [1, 1, 1, 0]}
     assert decision.threshold("pin") == decision.threshold()
+
+
+def test_several_images_of_one_part_make_the_rate_approximate(
+    images: Path, keys: Callable[..., Keys], tmp_path: Path
+) -> None:
+    lines = [f"train/good/{number:03}.png,train,nominal,part {number // 2}" for number in range(4)]
+    table = tmp_path / "parts.csv"
+    table.write_text("\n".join(["path,split,label,item", *lines, "test/good/000.png,test,nominal,part 9"]))
+    source = {"class_path": "lit_ad.data.Table", "init_args": {"root": str(images), "table": str(table)}}
+    more = {"data.source": source, "data": {}, "trainer.max_epochs": 1, "test_after_fit": False, "decision.folds": 2}
+    run = fit(ROOT / "configs/stfpm.yaml", keys={**keys(), **more, "trainer.default_root_dir": str(tmp_path / "run")})
+    decision = run.detector().card.decision
+    assert decision is not None
+    (told,) = summarize(decision)["thresholds"]
+    assert "is approximate: several of the images that set the threshold show one part" in told["guarantee"]
+    assert told["image"]["held_out"] == 4 and told["rate_proven_of_folds"] is None
 
 
 def test_a_scale_comes_from_the_training_images(keys: Callable[..., Keys], tmp_path: Path) -> None:

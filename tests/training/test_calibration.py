@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Stoch
 from PIL import Image
 
 from lit_ad import Detector
-from lit_ad.batch import Prediction
+from lit_ad.batch import Prediction, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec, Split
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.far_above import describe_far_above
@@ -65,6 +65,26 @@ def test_held_out_images_set_the_decision(parts: Path, tmp_path: Path, brightnes
     fitting.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["lit_ad"]["decision"]
     assert Decision.from_dict(saved).to_dict() == model.decision.to_dict()
+
+
+class Views(MVTec):
+    """Two images show one bolt, and each nut has one image."""
+
+    def samples(self) -> list[Sample]:
+        listed = enumerate(super().samples())
+        shown = ((i // 2 if sample.category == "bolt" else i, sample) for i, sample in listed)
+        return [sample._replace(item=f"{sample.split} {part}") for part, sample in shown]
+
+
+def test_the_decision_notes_categories_with_several_images_of_one_part(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    model = brightness()
+    data = AnomalyDataModule(Views(parts), model.view, split=Split(0.4), loading=Loading(num_workers=0))
+    quiet_trainer(tmp_path / "run", Calibration(0.4)).fit(model, data)
+    assert model.decision.repeated == ["bolt"]
+    quiet_trainer(tmp_path / "validate", Calibration()).validate(model, data, verbose=False)
+    assert model.decision.repeated == ["bolt"]
 
 
 def test_keys_of_a_decision_that_nothing_sets_are_named(
