@@ -25,11 +25,11 @@ from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = 4
+EPOCHS = 8  # so many that a run goes on while a busy machine waits for its checkpoint
 
 
 def command(images: Path, weights: Path, run: Path, *more: object) -> list[str]:
-    """Return the command of four epochs of four batches, which logs every step's loss to logs/metrics.csv."""
+    """Return the command of EPOCHS epochs of four batches, which logs every step's loss to logs/metrics.csv."""
     arguments = [
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
         *(
