@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from lit_ad.benchmark.cell import is_finished, read_record
 from lit_ad.data.sources.from_config import make_source
+from lit_ad.data.sources.listing import os_errors_as_user_errors
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
 
@@ -159,7 +160,8 @@ def add_shots(tasks: dict[str, Task], shots: Sequence[int]) -> dict[str, Task]:
         check_number("shots", count, least=1)
     few = {}
     for name, task in tasks.items() if shots else ():
-        samples = make_source(task.source, f"the source of {name}")[0].samples()
+        with os_errors_as_user_errors():
+            samples = make_source(task.source, f"the source of {name}")[0].samples()
         validates = any(sample.split == "validation" for sample in samples)
         for count in shots:
             folds = None if validates or count == 1 else min(count, _MOST_FOLDS)
