@@ -124,11 +124,12 @@ def recalibrate(
             refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
         after = refit_decision(detector, images, name, keys, add=not replace).without_threshold(name)
-        repeated = {*after.repeated}
         if replace or before is None:  # nothing else was chosen on these images
             also_chosen, folds = {**after.also_chosen, name: []}, {**after.folds, name: []}
-            after, repeated = dataclasses.replace(after, also_chosen=also_chosen, folds=folds), repeated - {name}
-        after = dataclasses.replace(after, repeated=sorted(repeated | ({name} if list_repeated(samples) else set())))
+            repeated = [each for each in after.repeated if each != name]
+            after = dataclasses.replace(after, also_chosen=also_chosen, repeated=repeated, folds=folds)
+        if list_repeated(samples):
+            after = dataclasses.replace(after, repeated=sorted({*after.repeated, name}))
     elif before is None:
         raise UserError(f"{ckpt_path} was never validated, so it has no held-out scores: give --nominal FOLDER")
     else:

@@ -39,7 +39,7 @@ def measure_rates(file: JournalFile, version: int, decision: Decision | None) ->
     defects = [image for image in labelled if image[0] == "defect"]
     sampled, good = ([image for image in labelled if image[1] and image[0] == label] for label in ("defect", "good"))
     smallest = max((decision.smallest_rate(category) for category in decision.scores), default=1.0)
-    shipped = max(decision.kept_rate(category) for category in decision.scores)
+    shipped = max(decision.false_alarm, smallest)
     rows = []
     for rate in (None, *(rate for rate in RATES if rate >= smallest)):
         row: dict[str, Any] = {"rate": rate, "kept_rate": shipped if rate is None else rate}

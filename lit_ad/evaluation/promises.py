@@ -18,6 +18,20 @@ def list_kept_rates(results: Results) -> list[float]:
     return of_categories or [each["kept_rate"] for each in thresholds]
 
 
+def describe_kept_rates(results: Results) -> str:
+    """Return the lowest and the highest rate that the thresholds of a test keep, and the rate asked for if it is lower.
+
+    The test has a threshold.
+    """
+    asked, pooled = results.false_alarm, results.kept_rate
+    assert asked is not None and pooled is not None
+    kept = list_kept_rates(results) or [pooled]
+    told = f"{' to '.join(dict.fromkeys(f'{100 * rate:.3g}' for rate in (min(kept), max(kept))))} % false alarms"
+    if max(kept) <= asked:
+        return told
+    return f"{told} (the lowest that the nominal images allow; {100 * asked:.3g} % was asked for)"
+
+
 def list_guarantees(results: Results) -> list[str]:
     """Return sentences that say what the thresholds promise: first those of images, then those of pixels, each once.
 

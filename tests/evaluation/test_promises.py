@@ -4,7 +4,7 @@ import numpy as np
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.summary import summarize
-from lit_ad.evaluation.promises import list_guarantees, list_kept_rates
+from lit_ad.evaluation.promises import describe_kept_rates, list_guarantees, list_kept_rates
 from lit_ad.evaluation.results import Results
 
 
@@ -20,6 +20,9 @@ def test_sentences_that_differ_name_their_categories() -> None:
     assert nuts.startswith("nut: A nominal image") and "at most 20 %" in nuts
     assert others.startswith("images of another category, or of none: A nominal image")
     assert list_kept_rates(told) == [0.1, 0.1, 0.2]
+    assert describe_kept_rates(told) == (
+        "10 to 20 % false alarms (the lowest that the nominal images allow; 5 % was asked for)"
+    )
 
 
 def test_one_threshold_has_no_name() -> None:

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lit_ad.counts import format_count
-from lit_ad.evaluation.promises import list_guarantees, list_kept_rates
+from lit_ad.evaluation.promises import describe_kept_rates, list_guarantees
 from lit_ad.evaluation.report.enough import draw, list_threshold_lines
 from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, compute_shares_below, match_images, name_runs, read_run
@@ -58,8 +58,8 @@ def write_page(homes: list[Path], output: Path) -> None:
         runs=runs,
         title=make_title(runs),
         format_count=format_count,
+        describe_kept_rates=describe_kept_rates,
         list_guarantees=list_guarantees,
-        list_kept_rates=list_kept_rates,
         page=map_texts(escape_bytes, without_nan(page)),
         rows=rows,
         headings=HEADINGS.values(),
